@@ -1,0 +1,1 @@
+"""Backbones: images to patches, patches to features."""

@@ -1,0 +1,272 @@
+"""Any timm network, cut at one point into `embed` (image -> patches) and `encode` (patches -> feature)."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import checkpoint_filter_fn as vit_checkpoint_filter
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
+
+
+class TimmBackbone(nn.Module):
+    """A timm network with one split point.
+
+    `embed` is the stem and the first `split` blocks (ViT) or stages (CNN); `encode` is the rest and the pooling. With
+    `split=0` on a ViT the patches are the raw patch embeddings and position is added by `encode`, so that replaced
+    patches keep their place (the setting of the RAZH paper, arXiv 2503.07037). With `split > 0` and a frozen trunk,
+    `embed` is a pure function of the image, and its output can be computed once and cached.
+
+    Images come as uint8 (B, 3, H, W) and are normalised here, since mean and standard deviation belong to the weights.
+
+    Attributes:
+        dim: width D of the patches.
+        grid: rows and columns of the patches, N = rows × columns.
+        prefix: number of tokens in front of the patches in the output of `embed` (class and register tokens of a ViT
+            that was cut behind its position embedding, else 0).
+        token_dim, token_grid: the same two for the tokens that `contextualise` returns.
+        feature_dim: width of the pooled feature.
+    """
+
+    def __init__(
+        self,
+        name: str = "test_vit",
+        split: int = 0,
+        image_size: int = 224,
+        pretrained: bool = False,
+        checkpoint: str | None = None,
+        freeze: Literal["none", "trunk", "all"] = "none",
+    ) -> None:
+        """Build the network.
+
+        Args:
+            name: a timm model name: Vision Transformers, EfficientNets, ResNets and ConvNeXts are understood.
+            split: number of blocks or stages that belong to `embed`.
+            image_size: side of the square input in pixels.
+            pretrained: fetch timm's weights from its hub (needs a network).
+            checkpoint: a local file of weights instead, `.safetensors` or a plain torch state dict.
+            freeze: `trunk` freezes `embed`, `all` freezes everything.
+
+        Raises:
+            ValueError: unknown network or family, a split out of range, or weights that do not fit.
+            FileNotFoundError: no file at `checkpoint`.
+        """
+        super().__init__()
+        if name not in timm.list_models() and not name.startswith("hf-hub:") and "." not in name:
+            close = ", ".join(timm.list_models(f"*{name[:6]}*")[:3]) or "see timm.list_models()"
+            raise ValueError(f"backbone.name={name!r} is not a timm model; did you mean {close}?")
+        self.name, self.split, self.image_size, self.freeze = name, split, image_size, freeze
+        size = {"img_size": image_size} if _takes_image_size(name) else {}
+        # A local checkpoint wins over the hub: it was named on purpose.
+        self.model = timm.create_model(name, pretrained=pretrained and checkpoint is None, num_classes=0, **size)
+        if checkpoint is not None:
+            load_weights(self.model, Path(checkpoint))
+        elif not pretrained and freeze != "none":
+            log.warning("backbone %s is frozen at random weights: pass WEIGHTS=<file> or pretrained=true", name)
+        self.is_vit = isinstance(self.model, VisionTransformer)
+        self.stages = _stages(self.model)
+        if not 0 <= split <= len(self.stages) or (split == 0 and not self.is_vit):
+            lowest = 0 if self.is_vit else 1
+            raise ValueError(f"backbone.split={split} is out of range for {name}: take {lowest} to {len(self.stages)}")
+        self.prefix = self.model.num_prefix_tokens if self.is_vit and split > 0 else 0
+        config = self.model.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1) * 255, persistent=False)
+        for parameter in self.frozen_parameters():
+            parameter.requires_grad_(False)
+        self._measure()
+
+    mean: Tensor
+    std: Tensor
+
+    def _measure(self) -> None:
+        """Read the sizes off one black image instead of keeping a table of networks."""
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            patches, self.grid = self._embed(torch.zeros(1, 3, self.image_size, self.image_size))
+            tokens = self.contextualise(patches)
+            self.dim = patches.shape[-1]
+            self.token_dim = tokens.shape[-1]
+            self.token_grid = self.grid if self.is_vit else self._token_grid
+            self.feature_dim = self.pool(tokens).shape[-1]
+        self.train(was_training)
+
+    @property
+    def num_patches(self) -> int:
+        """Number N of patches."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """Which outputs are pure functions of the image and may be cached: `patches`, `feature`."""
+        return {"none": (), "trunk": ("patches",), "all": ("patches", "feature")}[self.freeze]
+
+    def frozen_parameters(self) -> Sequence[nn.Parameter]:
+        """Return the parameters that `freeze` keeps from training."""
+        return [value for value in self.frozen_state().values() if isinstance(value, nn.Parameter)]
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """Return parameters and buffers, by name, of what `freeze` keeps from changing."""
+        if self.freeze == "none":
+            return {}
+        state = self.model.state_dict(keep_vars=True)
+        if self.freeze == "all":
+            return dict(state)
+        trunk = {id(t) for module in self._trunk() for t in module.state_dict(keep_vars=True).values()}
+        if self.is_vit and self.split > 0:
+            trunk |= {id(state[n]) for n in ("cls_token", "reg_token", "pos_embed") if n in state}
+        return {name: tensor for name, tensor in state.items() if id(tensor) in trunk}
+
+    def _trunk(self) -> list[nn.Module]:
+        first = [self.model.patch_embed] if self.is_vit else []
+        if self.is_vit and self.split > 0:
+            first.append(self.model.norm_pre)
+        return [*first, *self.stages[: self.split]]
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        """Set training mode; frozen parts stay in evaluation mode, or their batch statistics would drift."""
+        super().train(mode)
+        if self.freeze == "all":
+            self.model.eval()
+        elif self.freeze == "trunk":
+            for module in self._trunk():
+                module.eval()
+        return self
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, H, W), uint8 or float in [0, 255], as the network wants them."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return patches (B, prefix + N, D) of uint8 images (B, 3, H, W)."""
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"images are {tuple(images.shape[-2:])}, the backbone was built for image_size={self.image_size}; "
+                f"set data.image_size={self.image_size}"
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze == "none"):
+            return self._embed(self.normalise(images))[0]
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if self.is_vit:
+            rows, columns = cast("tuple[int, int]", self.model.patch_embed.grid_size)
+            x = self.model.patch_embed(x)
+            if self.split > 0:
+                x = self._position(x)
+                for block in self.stages[: self.split]:
+                    x = block(x)
+            return x, (rows, columns)
+        for stage in self.stages[: self.split]:
+            x = stage(x)
+        return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
+
+    def _position(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.model.norm_pre(self.model.patch_drop(self.model._pos_embed(x))))
+
+    def contextualise(self, patches: Tensor) -> Tensor:
+        """Return tokens (B, prefix' + N', D') of patches (B, prefix + N, D): `encode` without the pooling."""
+        if self.is_vit:
+            x = self._position(patches) if self.split == 0 else patches
+            for block in self.stages[self.split :]:
+                x = block(x)
+            return cast("Tensor", self.model.norm(x))
+        x = patches.transpose(1, 2).unflatten(2, self.grid)
+        for stage in self.stages[self.split :]:
+            x = stage(x)
+        self._token_grid = (x.shape[2], x.shape[3])
+        return x.flatten(2).transpose(1, 2)
+
+    def spatial(self, tokens: Tensor) -> Tensor:
+        """Return only the N' tokens that have a place in the image, (B, N', D')."""
+        return tokens[:, self.model.num_prefix_tokens :] if self.is_vit else tokens
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return the feature (B, feature_dim) of tokens as `contextualise` gives them."""
+        if not self.is_vit:
+            tokens = tokens.transpose(1, 2).unflatten(2, self._token_grid)
+        return cast("Tensor", self.model.forward_head(tokens, pre_logits=True))
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Return the feature (B, feature_dim) of patches (B, prefix + N, D)."""
+        return self.pool(self.contextualise(patches))
+
+
+def _takes_image_size(name: str) -> bool:
+    """Tell whether the network has position embeddings whose number depends on the image size."""
+    entry = timm.model_entrypoint(name.split(".")[0]) if not name.startswith("hf-hub:") else None
+    return entry is not None and "vision_transformer" in entry.__module__
+
+
+def _stages(model: nn.Module) -> list[nn.Module]:
+    """Return a network's feature extractor as a list of stages that are applied one after the other."""
+    part = dict(model.named_children())
+    if isinstance(model, VisionTransformer):
+        return list(part["blocks"])
+    if {"conv_stem", "bn1", "blocks"} <= part.keys():  # EfficientNet and its kin
+        ends = [nn.Sequential(part["conv_head"], part["bn2"])] if "conv_head" in part else []
+        stem = nn.Sequential(part["conv_stem"], part["bn1"])
+        return [stem, *cast("nn.Sequential", part["blocks"]), *ends]
+    if {"conv1", "layer1", "layer4"} <= part.keys():  # ResNet and its kin
+        stem = nn.Sequential(*(part[n] for n in ("conv1", "bn1", "act1", "maxpool") if n in part))
+        return [stem, *(part[f"layer{i}"] for i in (1, 2, 3, 4))]
+    if {"stem", "stages"} <= part.keys():  # ConvNeXt and its kin
+        ends = [part["norm_pre"]] if "norm_pre" in part else []
+        return [part["stem"], *cast("nn.Sequential", part["stages"]), *ends]
+    raise ValueError(
+        f"backbone.name: {type(model).__name__} is of no family that razh can split; "
+        "take a ViT, EfficientNet, ResNet or ConvNeXt"
+    )
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a file of weights into a timm network; its classifier is left out, position embeddings are resized.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be read, or keys or shapes do not fit (they are listed).
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at backbone.checkpoint={path}; check WEIGHTS=…, or use pretrained=true")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as error:  # safetensors and pickle raise types of their own
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"cannot read backbone.checkpoint={path}: {reason}; it may be truncated") from error
+    state = state.get("state_dict", state)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    if isinstance(model, VisionTransformer):
+        state = vit_checkpoint_filter(state, model)
+    classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(k for k in state.keys() - own.keys() if not k.startswith(tuple(f"{h}." for h in heads)))
+    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"backbone.checkpoint={path} does not fit: missing {_some(missing)}, unexpected {_some(unexpected)}, "
+            f"wrong shape {_some(shapes)}; check that it belongs to backbone.name"
+        )
+    model.load_state_dict({key: state[key] for key in own})
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(keys[:4]) or "none"
+    return f"{shown} and {len(keys) - 4} more" if len(keys) > 4 else shown
+
+
+def pool_grid(values: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Average values (B, N, ...) from a grid of patches onto a coarser grid of tokens, (B, N', ...)."""
+    if grid == target:
+        return values
+    maps = values.flatten(2).transpose(1, 2).unflatten(2, grid)
+    pooled = F.adaptive_avg_pool2d(maps, target).flatten(2).transpose(1, 2)
+    return pooled.reshape(values.shape[0], target[0] * target[1], *values.shape[2:])

@@ -1,0 +1,1 @@
+"""Callbacks: feature cache, retrieval evaluation, run folder, figures."""

@@ -1,0 +1,241 @@
+"""The output of a frozen trunk, computed once and memory-mapped."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from razh.backbones.timm import TimmBackbone
+from razh.distributed import world
+
+log = logging.getLogger(__name__)
+THUMBNAIL = 112  # side in pixels; enough for the targets of the reconstruction branches
+FORMAT = 1  # part of the key: raise it when the meaning of the arrays changes
+
+
+class FeatureCache(Callback):
+    """Compute what a frozen backbone makes of every image once, and train from the disk.
+
+    The arrays lie in a folder named by (data fingerprint, network, frozen weights): other data, another transform or
+    other weights have another folder. Every row has a mark that is written after the row itself, so a run that was
+    killed goes on where it stopped, and nothing half-written is ever read. Space is reserved before the first row: a
+    full disk is an error at once. Two processes take turns; the devices of one run share the work.
+
+    View 0 of an image is the deterministic crop that evaluation sees, view 1 its mirror image (training only).
+    """
+
+    def __init__(self, enabled: bool = True, directory: str | None = None, flips: bool = True) -> None:
+        """Build the callback.
+
+        Args:
+            enabled: False computes everything live.
+            directory: where caches lie; default $RAZH_CACHE, or ~/.cache/razh.
+            flips: also keep mirror images of the training images.
+        """
+        self.enabled, self.flips = enabled, flips
+        default = os.environ.get("RAZH_CACHE") or str(Path.home() / ".cache" / "razh")
+        self.directory = Path(directory or default)
+        self.seconds = 0.0
+        self._attached: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fill the cache for this split and hand it to the data module."""
+        backbone = getattr(pl_module, "backbone", None)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not self.enabled or not isinstance(backbone, TimmBackbone) or not backbone.caches:
+            return
+        key = cache_key(data.fingerprint, backbone)
+        if self._attached == key:
+            return
+        started = time.perf_counter()
+        wanted = [name for name in (*backbone.caches, "thumbnail") if name in pl_module.cached_inputs]  # type: ignore[operator]
+        device = trainer.strategy.root_device
+        shapes = _shapes(backbone.to(device), data)
+        store = CacheFolder(self.directory / key, shapes, views=2 if self.flips else 1, count=len(data.labels))
+        lock = FileLock(self.directory / f"{key}.lock")
+        try:
+            self._reserve(store, lock, trainer)
+            self._fill(store, backbone, data, device)
+            trainer.strategy.barrier("cache filled")
+        finally:
+            lock.release()
+        data.attach({name: store.open(name) for name in wanted}, drop_image=True)
+        self._attached = key
+        self.seconds += time.perf_counter() - started
+
+    @staticmethod
+    def _reserve(store: "CacheFolder", lock: FileLock, trainer: Trainer) -> None:
+        """Let the first rank wait for its turn and reserve the space; all ranks learn how that went."""
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                store.folder.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+                store.reserve()
+            except OSError as error:
+                problem = str(error)
+        problem, store.views = trainer.strategy.broadcast((problem, store.views))
+        if problem is not None:  # on every rank, or the others would wait for ever
+            raise OSError(problem)
+
+    def _fill(self, store: "CacheFolder", backbone: TimmBackbone, data: LightningDataModule, device: torch.device) -> None:
+        split = data.split
+        needed = np.zeros((store.views, store.count), dtype=bool)
+        for name in ("train", "validation_query", "validation_database", "query", "database"):
+            needed[0, getattr(split, name)] = True
+        if self.flips:
+            needed[1, split.train] = True
+        done = store.open("done", mode="r+")
+        missing = np.flatnonzero((needed & ~done.astype(bool)).any(axis=0))
+        if not len(missing):
+            log.info("features of %d images are cached in %s", needed[0].sum(), store.folder)
+            return
+        rank, size = world()
+        mine = missing[rank::size]
+        loader: DataLoader[dict[str, Tensor]] = DataLoader(
+            _Images(data, mine), batch_size=32, num_workers=data.num_workers
+        )
+        log.info("caching the features of %d images in %s", len(missing), store.folder)
+        was_training = backbone.training
+        backbone.eval()
+        rows: Iterator[dict[str, Tensor]] = iter(loader)
+        if rank == 0:
+            rows = iter(track(loader, description="caching features", total=len(loader)))
+        for batch in rows:
+            index = batch["index"].numpy()
+            for view in range(store.views):
+                chosen = needed[view, index] & ~done[view, index].astype(bool)
+                if chosen.any():
+                    images = batch["image"][torch.from_numpy(chosen)]
+                    store.write(view, index[chosen], compute(backbone, images.flip(-1) if view else images, device))
+        backbone.train(was_training)
+
+
+class _Images(Dataset[dict[str, Tensor]]):
+    """Images by dataset index, as evaluation sees them."""
+
+    def __init__(self, data: LightningDataModule, indices: np.ndarray) -> None:
+        self.data, self.indices = data, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        index = int(self.indices[position])
+        return {"index": torch.tensor(index), "image": self.data.evaluation_image(index)}
+
+
+class CacheFolder:
+    """A folder of memory-mapped arrays (views, n, …) with a mark for every row that is complete."""
+
+    def __init__(self, folder: Path, shapes: dict[str, tuple[tuple[int, ...], str]], views: int, count: int) -> None:
+        self.folder, self.shapes, self.views, self.count = folder, shapes, views, count
+
+    def reserve(self) -> None:
+        """Create the arrays with all their space.
+
+        Raises:
+            OSError: the disk has not enough room; nothing is left behind.
+        """
+        # Views are files' first axis; a cache made with flips serves a run without them, not the other way round.
+        if (self.folder / "complete.json").is_file():
+            kept = json.loads((self.folder / "complete.json").read_text())
+            if kept["views"] >= self.views and kept["count"] == self.count:
+                self.views = kept["views"]
+                return
+        sizes = {name: self.views * self.count * _bytes(*spec) for name, spec in self.shapes.items()}
+        need, parent = sum(sizes.values()), self.folder.parent
+        free = shutil.disk_usage(parent).free
+        if need > free:
+            raise OSError(
+                f"the feature cache needs {need / 1e9:.1f} GB in {parent}, which has {free / 1e9:.1f} GB free; "
+                "make room, set --cache.directory, or --cache.enabled=false"
+            )
+        part = parent / f"{self.folder.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            for name, (shape, dtype) in (self.shapes | {"done": ((), "uint8")}).items():
+                _allocate(part / f"{name}.npy", (self.views, self.count, *shape), dtype)
+            (part / "complete.json").write_text(json.dumps({"views": self.views, "count": self.count}))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            part.rename(self.folder)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise OSError(
+                f"cannot reserve {need / 1e9:.1f} GB for the feature cache in {parent} ({error.strerror or error}); "
+                "make room, set --cache.directory, or --cache.enabled=false"
+            ) from error
+
+    def open(self, name: str, mode: str = "r") -> np.ndarray:
+        """Return an array (views, n, …), memory-mapped."""
+        return np.load(self.folder / f"{name}.npy", mmap_mode=mode)  # type: ignore[call-overload, no-any-return]
+
+    def write(self, view: int, index: np.ndarray, rows: dict[str, np.ndarray]) -> None:
+        """Write rows, then mark them as complete."""
+        for name, values in rows.items():
+            array = self.open(name, mode="r+")
+            array[view, index] = values
+            array.flush()  # type: ignore[attr-defined]
+        done = self.open("done", mode="r+")
+        done[view, index] = 1
+        done.flush()  # type: ignore[attr-defined]
+
+
+def _allocate(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """Create an .npy file whose blocks are really there: a hole that cannot be filled later would be a bus error."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _bytes(shape: tuple[int, ...], dtype: str) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+
+
+def _shapes(backbone: TimmBackbone, data: LightningDataModule) -> dict[str, tuple[tuple[int, ...], str]]:
+    side = min(THUMBNAIL, data.image_size)
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+        "patches": ((backbone.prefix + backbone.num_patches, backbone.dim), "float16"),
+        "feature": ((backbone.feature_dim,), "float16"),
+    }
+    return {name: shapes[name] for name in backbone.caches} | {"thumbnail": ((3, side, side), "uint8")}
+
+
+@torch.no_grad()
+def compute(backbone: TimmBackbone, images: Tensor, device: torch.device) -> dict[str, np.ndarray]:
+    """Return the rows of the cache for uint8 images (B, 3, S, S)."""
+    images = images.to(device)
+    patches = backbone.embed(images)
+    rows = {"patches": patches.half()}
+    if "feature" in backbone.caches:
+        rows["feature"] = backbone.encode(patches).half()
+    for name, row in rows.items():
+        if not row.isfinite().all():
+            raise ValueError(f"{name} of {backbone.name} overflow half precision; set --cache.enabled=false")
+    side = min(THUMBNAIL, images.shape[-1])
+    rows["thumbnail"] = F.interpolate(images.float(), (side, side), mode="area").round().to(torch.uint8)
+    return {name: row.cpu().numpy() for name, row in rows.items()}
+
+
+def cache_key(data_fingerprint: str, backbone: TimmBackbone) -> str:
+    """Return the name of the folder for these images, this network and its frozen weights."""
+    digest = hashlib.sha256(f"{FORMAT} {data_fingerprint} {backbone.name} {backbone.split} {backbone.freeze}".encode())
+    for name, tensor in sorted(backbone.frozen_state().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return f"{backbone.name.replace('/', '_')}-{digest.hexdigest()[:16]}"

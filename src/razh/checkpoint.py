@@ -1,0 +1,80 @@
+"""Checkpoints: what is in them beside the weights, and a model built from one alone."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from razh.backbones.timm import TimmBackbone
+from razh.method import HashingMethod
+
+SCHEMA = 1
+FACTS = ("class_attributes", "attribute_vectors", "train_classes")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A method with its trained weights, and the facts that were saved with it."""
+
+    method: HashingMethod
+    info: dict[str, Any]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's content; code in it is never run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is cut short, is no checkpoint of razh, or comes from a newer version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; give a file such as runs/…/checkpoints/best.ckpt")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and torch each have their own types
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise ValueError(f"checkpoint {path} cannot be read ({reason}); it may be cut short, or hold unsafe code") from None
+    info = content.get("razh") if isinstance(content, dict) else None
+    if not isinstance(info, dict) or "state_dict" not in content:
+        raise ValueError(f"{path} is not a checkpoint of razh; give one that `razh train` wrote")
+    if info["schema"] > SCHEMA:
+        raise ValueError(f"checkpoint {path} has schema {info['schema']}, this razh reads up to {SCHEMA}; upgrade razh")
+    return content
+
+
+def load(path: Path, device: str = "cpu") -> Loaded:
+    """Build the method of a checkpoint, without its data set.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read`; also where the weights do not fit the saved configuration.
+    """
+    content = read(path)
+    state, info = content["state_dict"], content["razh"]
+    config = info["model"]
+    arguments = dict(config["init_args"])
+    backbone = dict(arguments["backbone"]["init_args"])
+    # The weights come from the checkpoint itself: the file or hub they once came from need not be there any more.
+    backbone |= {"pretrained": False, "checkpoint": None, "image_size": info["image_size"]}
+    arguments["backbone"] = _class(arguments["backbone"]["class_path"], TimmBackbone)(**backbone)
+    arguments |= {name: state[name] for name in FACTS}
+    method = _class(config["class_path"], HashingMethod)(**arguments)
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"checkpoint {path} does not fit its own configuration: {str(error).splitlines()[-1]}") from None
+    return Loaded(method.eval().to(device), info)
+
+
+def _class(path: str, base: type[nn.Module]) -> Any:
+    """Return the class at a dotted path; only subclasses of `base` are ever built from a checkpoint."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(f"the checkpoint's class {path!r} cannot be imported; install the package that has it") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"the checkpoint names {path!r}, which is no {base.__name__}; do not trust this file")
+    return found

@@ -1,0 +1,143 @@
+"""The command line: LightningCLI for everything that needs a trainer, small commands for the rest."""
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.logging import RichHandler
+
+from razh import recipe, run_folder
+
+TRAINER_COMMANDS = {
+    "train": "fit, then test the best checkpoint: what `make train` runs",
+    "fit": "train only",
+    "validate": "rank the validation classes with a checkpoint",
+    "test": "rank the unseen classes with a checkpoint",
+    "predict": "encode the test images with a checkpoint",
+}
+OTHER_COMMANDS = {
+    "data": "download and unpack a data set",
+    "encode": "images to a file of codes, with a trained checkpoint",
+    "evaluate": "the metrics of a file of codes, also of one made elsewhere",
+    "compare": "two methods on the same queries: difference, interval, significance",
+    "audit": "overlaps and leaks in published split lists",
+}
+log = logging.getLogger("razh")
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command line and return its exit status.
+
+    Bad input (ValueError, OSError, missing packages) becomes one line, `error: …`, and status 1; `--debug` shows where
+    it was raised. Everything else is a fault of ours and keeps its traceback.
+    """
+    debug = "--debug" in arguments or os.environ.get("RAZH_DEBUG") == "1"
+    arguments = [a for a in arguments if a != "--debug"]
+    _log_to_terminal(debug)
+    try:
+        return _dispatch(arguments)
+    except (ValueError, OSError, ImportError, EOFError) as error:
+        if debug:
+            raise
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {_one_line(error)}", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        return 130
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    lines = str(error).strip().splitlines()
+    return " ".join(line.strip() for line in lines) or type(error).__name__
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in OTHER_COMMANDS:
+        return int(importlib.import_module(f"razh.commands.{command}").main(rest))
+    if command in TRAINER_COMMANDS:
+        return _run_trainer(command, rest)
+    if command in ("-h", "--help"):
+        _show_menu()
+        return 0
+    if command == "--version":
+        from razh import __version__
+
+        Console().print(f"razh {__version__}")
+        return 0
+    known = ", ".join([*TRAINER_COMMANDS, *OTHER_COMMANDS])
+    raise ValueError(f"command {command!r} is unknown; choose from {known}")
+
+
+def _show_menu() -> None:
+    out = Console(highlight=False, soft_wrap=True)
+    out.print("razh: zero-shot hashing with part-attribute alignment\n\nusage: razh COMMAND [options]\n", markup=False)
+    for name, text in (TRAINER_COMMANDS | OTHER_COMMANDS).items():
+        out.print(f"  {name:<10} {text}", markup=False)
+    out.print("\nshort options of train, fit, validate, test and predict:", markup=False)
+    for kind in recipe.FOLDERS:
+        out.print(f"  --{kind:<10} {', '.join(recipe.available(kind))}", markup=False)
+    for alias, key in recipe.ALIASES.items():
+        out.print(f"  {alias:<12} short for {key}", markup=False)
+    out.print("  --run_dir    folder of the run; default runs/DATASET/METHOD/BITS/seedN", markup=False)
+    out.print("  --debug      show where an error was raised", markup=False)
+    out.print("\n`razh COMMAND --help` tells the rest, `razh train --print_config` shows a whole config.", markup=False)
+
+
+def _log_to_terminal(debug: bool) -> None:
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=debug, markup=False)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("razh", "datamodules"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
+        logger.setLevel(logging.DEBUG if debug else logging.INFO if rank == 0 else logging.ERROR)
+
+
+def _run_trainer(command: str, arguments: list[str]) -> int:
+    # Lightning takes seconds to import; commands without a trainer need not wait for it.
+    from razh.lightning_cli import RazhCLI
+
+    if not {"-h", "--help"} & set(arguments):
+        arguments = recipe.expand(arguments)
+    _quiet_libraries()
+    sys.argv = [sys.argv[0], command, *arguments]  # Lightning's launcher starts the other ranks with it
+    RazhCLI.run(command)
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """Silence what a user can neither act on nor learn from: advertisements, and warnings among libraries."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    advertisement = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    advertisement.addFilter(lambda record: "litlogger" not in record.getMessage() and "💡" not in record.getMessage())
+
+
+def resolve_run_folder(config: Namespace, command: str) -> Path:
+    """Return the run's folder, and remember it for the ranks that this process starts."""
+    bits = config.model.init_args.get("bits", "x")
+    name = f"seed{config.seed_everything}" + ("" if command in ("train", "fit") else f"-{command}")
+    default = Path("runs") / (config.dataset or "data") / (config.method or "method") / str(bits) / name
+    folder = run_folder.choose(config.run_dir, default, resume=config.get("ckpt_path") == "last")
+    os.environ[run_folder.ENVIRONMENT] = str(folder)
+    return folder
+
+
+def plain(value: Any) -> Any:
+    """Return a configuration as plain dicts, lists, numbers and strings."""
+    if isinstance(value, Namespace):
+        return {key: plain(v) for key, v in vars(value).items()}
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -1,0 +1,82 @@
+"""`razh audit`: overlaps and class leaks in split lists as papers publish them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from razh.commands.evaluate import write_json
+from razh.retrieval.audit import audit, read_list
+
+__all__ = ["main"]
+
+_EPILOG = """\
+A list is a text file (also .gz) with one image a line, optionally followed by a class id or 0/1 labels, or an index
+array (.npy, .npz:key, .mat:variable). The class of an image is what follows its path, else its folder.
+
+The exit status is 0 for a clean protocol and 1 where something leaks: a query that is in the database or in the
+training list, or a query class that was trained on.
+
+examples:
+  razh audit --query test.txt --database database.txt --train train.txt
+  razh audit --query splits.mat:query_loc --database splits.mat:database_loc --json audit.json
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run `razh audit`: print sizes, overlaps and leaks.
+
+    Args:
+        argv: arguments after `razh audit`.
+
+    Returns:
+        0 for a clean protocol, 1 where something leaks.
+
+    Raises:
+        FileNotFoundError: a list is missing.
+        ValueError: a list is empty or cannot be read.
+        OSError: the JSON file cannot be written.
+    """
+    options = _parser().parse_args(argv)
+    lists = [
+        None if path is None else read_list(path, options.by_name)
+        for path in (options.query, options.database, options.train)
+    ]
+    query, database, train = lists
+    if query is None or database is None:
+        raise ValueError("query and database are needed; name both lists")
+    found = audit(query, database, train)
+    console = Console()
+    shown = Table(title=f"{options.query} and {options.database}")
+    shown.add_column("what")
+    shown.add_column("count", justify="right")
+    for name, count in found.facts.items():
+        shown.add_row(name, f"{count:,}")
+    console.print(shown)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False)
+    for leak in found.leaks:
+        console.print(f"leak: {leak}", style="bold red", highlight=False)
+    if not found.leaks:
+        console.print("no leak found", style="green")
+    if options.json:
+        write_json(options.json, asdict(found))
+    return 1 if found.leaks else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="razh audit",
+        description="Overlaps and class leaks in the split lists of a zero-shot retrieval protocol.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--query", required=True, metavar="LIST", help="query (test) images, of unseen classes")
+    parser.add_argument("--database", required=True, metavar="LIST", help="database images")
+    parser.add_argument("--train", metavar="LIST", help="training images, of seen classes")
+    parser.add_argument("--by-name", action="store_true", help="compare file names without folders")
+    parser.add_argument("--json", metavar="FILE", help="write the findings there")
+    return parser

@@ -1,0 +1,193 @@
+"""`razh evaluate`: exact retrieval figures of codes, from `razh` or from anywhere else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from razh.retrieval.codes import Codes
+from razh.retrieval.evaluation import Evaluation, evaluate
+from razh.retrieval.hamming import ROUTES, choose_route
+from razh.retrieval.plots import distance_figure, precision_recall_figure, save_figure
+from razh.retrieval.reading import FORMS, ReadCodes, code_warnings, read_codes
+from razh.retrieval.report import table
+
+__all__ = ["main", "read_input", "write_json"]
+
+_EPILOG = """\
+A codes file (.npz) holds query_codes, database_codes (packed bytes), query_labels, database_labels and bits, and
+optionally query_index, database_index, unseen_classes, class_names, fingerprint, protocol; docs/retrieval.md.
+
+Other files are named one by one: .npy, .npz:key, .mat:variable, .csv, .txt. Codes may be 0/1, -1/+1, real numbers
+(1 where >= threshold) or packed bytes; labels class ids, names, one-hot or multi-hot rows. What was detected is printed.
+
+examples:
+  razh evaluate codes.npz --json figures.json --figure curve.png
+  razh evaluate --query-codes q.npy --database-codes d.npy --query-labels ql.npy --database-labels dl.npy
+  razh evaluate --query-codes c.mat:B_test --database-codes c.mat:B_base --query-labels c.mat:L_test \\
+                --database-labels c.mat:L_base --unseen-classes 150-199 --cutoff 1000 5000
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run `razh evaluate`: print the table, and write JSON, a figure or a codes file on demand.
+
+    Args:
+        argv: arguments after `razh evaluate`.
+
+    Returns:
+        0 once everything is written.
+
+    Raises:
+        FileNotFoundError: an input file is missing.
+        ValueError: the input does not fit together, or an option is out of range.
+        OSError: an output file cannot be written.
+    """
+    options = _parser().parse_args(argv)
+    console = Console()
+    read = read_input(options)
+    codes = read.codes
+    choose_route(options.route)
+    console.print(*read.notes, sep="\n", style="dim", highlight=False)
+    for warning in read.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+    result = evaluate(
+        codes,
+        options.cutoff,
+        options.precision_at,
+        options.radius,
+        options.route,
+        prefix="",
+        row_order=options.row_order,
+    )
+    title = f"{options.codes or options.query_codes}: {codes.bits} bits, {len(codes.query_codes):,} queries, "
+    console.print(table(result.metrics, f"{title}{len(codes.database_codes):,} database items"))
+    for line in _remarks(result):
+        console.print(line, style="dim", highlight=False)
+    _write(options, codes, result, read)
+    return 0
+
+
+def read_input(options: argparse.Namespace) -> ReadCodes:
+    """Return the codes that the options name, with what was understood and what looks wrong.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: neither a codes file nor the four arrays are named, or they do not fit together.
+    """
+    names = ("query_codes", "database_codes", "query_labels", "database_labels")
+    given = {name: getattr(options, name) for name in names if getattr(options, name)}
+    if options.codes and not given:
+        codes = Codes.load(options.codes)
+        said = (
+            f"codes file: packed bytes, {codes.bits} bits; labels: {'multi-hot' if codes.multi_label else 'class ids'}"
+        )
+        return ReadCodes(codes, (said,), tuple(code_warnings(codes)))
+    if options.codes or len(given) < len(names):
+        missing = ", ".join(f"--{name.replace('_', '-')}" for name in names if name not in given)
+        raise ValueError(f"name one codes file, or all four arrays (missing: {missing or 'none, but a file as well'})")
+    return read_codes(
+        **given,
+        query_index=options.query_index,
+        database_index=options.database_index,
+        unseen_classes=options.unseen_classes,
+        form=options.form,
+        bits=options.bits,
+        threshold=options.threshold,
+    )
+
+
+def _remarks(result: Evaluation) -> list[str]:
+    """Return what a reader of the table should know."""
+    remarks = ["value: expectation over the order of ties; worst and best: over all orders; chance: a random ranking"]
+    for name, task in result.tasks.items():
+        label = f"{name} queries" if name else "queries"
+        if task.without_relevant:
+            remarks.append(f"{task.without_relevant} {label} have no relevant database item and count 0")
+        if task.self_matches:
+            remarks.append(f"{task.self_matches} {label} were left out of their own ranking")
+    return remarks
+
+
+def _write(options: argparse.Namespace, codes: Codes, result: Evaluation, read: ReadCodes) -> None:
+    if options.json:
+        content = result.as_dict(codes.class_names, per_query=options.per_query)
+        write_json(options.json, {"notes": read.notes, "warnings": read.warnings, **content})
+    thorough = {name or "all": task for name, task in result.tasks.items() if task.precision is not None}
+    if options.figure:
+        curves = {name: (task.precision, task.recall) for name, task in thorough.items()}
+        shown = {name: (p, r) for name, (p, r) in curves.items() if p is not None and r is not None}
+        if not shown:
+            raise ValueError(
+                "figure needs a precision–recall curve, but the file has no unseen queries; leave --figure out"
+            )
+        save_figure(precision_recall_figure(shown, f"{codes.bits} bits"), options.figure)
+    if options.distance_figure:
+        task = next(iter(result.tasks.values()))
+        figure = distance_figure(task.counts[:, 1], task.counts[:, 0], f"{codes.bits} bits")
+        save_figure(figure, options.distance_figure)
+    if options.save:
+        codes.save(options.save)
+
+
+def write_json(path: str, content: Mapping[str, Any]) -> None:
+    """Write JSON at once: a file that exists is complete.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, target)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="razh evaluate",
+        description="Exact, tie-aware retrieval figures of binary codes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("codes", nargs="?", metavar="CODES.npz", help="a codes file, as `razh test` writes it")
+    foreign = parser.add_argument_group("codes made elsewhere")
+    for name in ("query-codes", "database-codes", "query-labels", "database-labels"):
+        foreign.add_argument(f"--{name}", metavar="FILE")
+    for name in ("query-index", "database-index"):
+        foreign.add_argument(
+            f"--{name}", metavar="FILE", help="image numbers or names; images in both never match themselves"
+        )
+    foreign.add_argument(
+        "--unseen-classes", metavar="IDS|FILE", help="e.g. 150-199; splits the figures into unseen and seen"
+    )
+    foreign.add_argument("--form", choices=FORMS, default="auto", help="what the codes are; default: detect")
+    foreign.add_argument("--bits", type=int, help="code length, for packed codes that are not whole bytes")
+    foreign.add_argument(
+        "--threshold", type=float, default=0.0, help="of real numbers; 0 for logits, 0.5 for probabilities"
+    )
+    measure = parser.add_argument_group("what to measure")
+    measure.add_argument("--cutoff", type=int, nargs="*", default=[5000], metavar="R", help="ranks of mAP@R (5000)")
+    measure.add_argument(
+        "--precision-at", type=int, nargs="*", default=[100], metavar="K", help="ranks of precision@K (100)"
+    )
+    measure.add_argument("--radius", type=int, default=2, help="Hamming radius of precision and recall (2)")
+    measure.add_argument(
+        "--row-order", action="store_true", help="also map_row: ties in database order, as in older papers"
+    )
+    measure.add_argument(
+        "--route", choices=ROUTES, default="auto", help="how distances are counted; never changes a figure"
+    )
+    output = parser.add_argument_group("what to write")
+    output.add_argument("--json", metavar="FILE", help="all figures, per class, and the curve")
+    output.add_argument("--per-query", action="store_true", help="with --json: the AP of every query as well")
+    output.add_argument("--figure", metavar="FILE", help="precision–recall curve, .png, .pdf or .svg")
+    output.add_argument("--distance-figure", metavar="FILE", help="distances of same-class and other-class pairs")
+    output.add_argument("--save", metavar="FILE.npz", help="the codes as a codes file, e.g. for `razh compare`")
+    return parser

@@ -1,0 +1,1 @@
+"""Layers without Lightning: parts, attributes, decoder, hash head."""

@@ -1,0 +1,137 @@
+"""Parts and attributes: which attribute a part shows, and patches that give way to it."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Match(NamedTuple):
+    """What `AttributeMatcher` returns.
+
+    similarity: (B, K, M) cosine of every part with every attribute.
+    choice: (B, K, M) one-hot in the forward pass, soft in the backward pass (straight-through).
+    score: (B, K) similarity of each part with the attribute chosen for it.
+    """
+
+    similarity: Tensor
+    choice: Tensor
+    score: Tensor
+
+
+class AttributeMatcher(nn.Module):
+    """Match each part with one of the attributes that the image's class has.
+
+    Of RAZH (arXiv 2503.07037) we know "aligning each part with its nearest attribute" and that attributes are split
+    into the image's own and the others. Our reading (a guess): cosine in a learned common space, nearest among the
+    own attributes, straight-through softmax.
+
+    `choice` makes the controls: `nearest` is the method, `random` draws from the image's own attributes, `other` from
+    those the class does not have. `balance > 0` runs that many Sinkhorn steps, so that not all parts of an image take
+    one attribute. `gumbel=True` adds noise to the choice in training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        vector_dim: int,
+        embed_dim: int = 64,
+        temperature: float = 0.1,
+        choice: Literal["nearest", "random", "other"] = "nearest",
+        balance: int = 0,
+        gumbel: bool = False,
+    ) -> None:
+        """Build the layer.
+
+        Args:
+            dim: width D of the parts.
+            vector_dim: width V of the attribute vectors.
+            embed_dim: width of the common space.
+            temperature: τ of the softmax over attributes.
+            choice: `nearest`, or the controls `random` and `other`.
+            balance: Sinkhorn steps over (part, attribute); 0 for none.
+            gumbel: sample the choice in training.
+        """
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"match temperature={temperature} must be above 0")
+        self.temperature, self.choice, self.balance, self.gumbel = temperature, choice, balance, gumbel
+        self.part = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, embed_dim, bias=False))
+        self.attribute = nn.Linear(vector_dim, embed_dim, bias=False)
+
+    def similarity(self, parts: Tensor, attribute_vectors: Tensor) -> Tensor:
+        """Return the cosine (B, K, M) of parts (B, K, D) with attribute vectors (M, V)."""
+        return F.normalize(self.part(parts), dim=-1) @ F.normalize(self.attribute(attribute_vectors), dim=-1).T
+
+    def forward(self, parts: Tensor, attribute_vectors: Tensor, own: Tensor) -> Match:
+        """Match parts (B, K, D) with attributes (M, V), of which own (B, M, bool) are the image's."""
+        similarity = self.similarity(parts, attribute_vectors)
+        allowed = (~own if self.choice == "other" else own).unsqueeze(1).expand_as(similarity)
+        logits = similarity / self.temperature
+        if self.choice != "nearest":
+            logits = torch.rand_like(logits) + 0 * logits
+        elif self.gumbel and self.training:
+            logits = logits - torch.empty_like(logits).exponential_().log()
+        logits = logits.masked_fill(~allowed, -1e4)
+        if self.balance:
+            logits = sinkhorn(logits, allowed, self.balance)
+        soft = logits.softmax(dim=-1)
+        hard = F.one_hot(soft.argmax(dim=-1), soft.shape[-1]).to(soft.dtype)
+        choice = hard + soft - soft.detach()
+        return Match(similarity, choice, (similarity * hard).sum(dim=-1))
+
+
+def sinkhorn(logits: Tensor, allowed: Tensor, steps: int) -> Tensor:
+    """Balance logits (B, K, M) so that each allowed attribute is taken by about the same share of an image's parts."""
+    for _ in range(steps):
+        taken = logits.softmax(dim=-1).sum(dim=1, keepdim=True)  # (B, 1, M)
+        logits = (logits - taken.clamp(min=1e-3).log()).masked_fill(~allowed, -1e4)
+    return logits
+
+
+class AttributeReplacement(nn.Module):
+    """Replace the patches of the best-matching parts by the vectors of their attributes.
+
+    "… replace the image parts with the corresponding attribute vectors, gradually" (RAZH's abstract). Our reading
+    (a guess): of all (image, part) pairs of the batch the best-scoring share is replaced; a patch is mixed by the
+    weight with which it belongs to replaced parts; the share is ramped up by the caller.
+    """
+
+    def __init__(self, dim: int, vector_dim: int, threshold: float = -1.0) -> None:
+        """Build the layer.
+
+        Args:
+            dim: width D of the patches.
+            vector_dim: width V of the attribute vectors.
+            threshold: pairs of a lower similarity are never replaced; -1 for no threshold.
+        """
+        super().__init__()
+        self.threshold = threshold
+        self.to_patch = nn.Sequential(nn.Linear(vector_dim, dim), nn.GELU(), nn.Linear(dim, dim))
+
+    def forward(
+        self, patches: Tensor, assignment: Tensor, match: Match, attribute_vectors: Tensor, share: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return mixed patches (B, N, D) and the weight (B, N) with which each was replaced.
+
+        Args:
+            patches: (B, N, D).
+            assignment: (B, N, K) or (B, N, K + 1); a last column beyond K is background and stays.
+            match: of the K parts.
+            attribute_vectors: (M, V).
+            share: of the B × K pairs to replace, in [0, 1].
+        """
+        replaced = best_share(match.score.detach(), share, self.threshold)  # (B, K)
+        weights = assignment[..., : replaced.shape[1]] * replaced.unsqueeze(1)  # (B, N, K)
+        as_patch = match.choice @ self.to_patch(attribute_vectors)  # (B, K, D)
+        weight = weights.sum(dim=-1)
+        return (1 - weight).unsqueeze(-1) * patches + weights @ as_patch, weight
+
+
+def best_share(score: Tensor, share: float, threshold: float = -1.0) -> Tensor:
+    """Return which entries of score (B, K) are among the best `share` of them all, as 0.0 and 1.0."""
+    wanted = round(share * score.numel())
+    chosen = torch.zeros_like(score).flatten()
+    chosen[score.flatten().topk(wanted).indices] = 1.0
+    return chosen.view_as(score) * (score >= threshold)

@@ -1,0 +1,81 @@
+"""Features to bits."""
+
+import torch
+from torch import Tensor, nn
+
+
+class HashHead(nn.Linear):
+    """Linear projection of a feature (B, D) to hash logits (B, L); their signs are the code."""
+
+    def __init__(self, dim: int, bits: int) -> None:
+        """Build the layer.
+
+        Args:
+            dim: width D of the feature.
+            bits: code length L, any number from 1 up.
+
+        Raises:
+            ValueError: bits below 1.
+        """
+        if bits < 1:
+            raise ValueError(f"bits={bits} must be at least 1; pass BITS=64, say")
+        super().__init__(dim, bits)
+
+    @torch.no_grad()
+    def initialise(self, features: Tensor, rotate: bool = True, seed: int = 0) -> None:
+        """Start from PCA (and ITQ's rotation) of features (n, D), so that the first codes keep what they tell."""
+        weight, bias = itq(features.float().cpu(), self.out_features, rotate=rotate, seed=seed)
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
+
+def binarize(logits: Tensor) -> Tensor:
+    """Return the code (B, L), bool, of logits (B, L): 0 counts as a set bit, where `torch.sign` would give no bit."""
+    return logits >= 0
+
+
+def itq(
+    features: Tensor, bits: int, *, iterations: int = 50, rotate: bool = True, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Iterative quantisation (Gong & Lazebnik, CVPR 2011): PCA, then the rotation that comes nearest to ±1.
+
+    Where more bits are asked for than the features have dimensions of any variance, the rotation is the first `bits`
+    rows of a random orthogonal matrix on the projected space, so that every bit still carries something.
+
+    Args:
+        features: (n, D), n ≥ 2.
+        bits: code length L.
+        iterations: of the alternation.
+        rotate: False stops after PCA.
+        seed: of the first, random rotation.
+
+    Returns:
+        weight (L, D) and bias (L,) of the linear map; outputs have standard deviation 1 on average.
+
+    Raises:
+        ValueError: fewer than two features, or NaN among them.
+    """
+    if len(features) < 2 or not features.isfinite().all():
+        raise ValueError(f"PCA needs at least 2 finite features, got {len(features)}; check the training images")
+    mean = features.mean(dim=0)
+    centred = (features - mean).double()
+    scatter = centred.T @ centred / len(features)
+    variance, vectors = torch.linalg.eigh(scatter)  # ascending
+    usable = int((variance > variance[-1] * 1e-10).sum())
+    rank = min(bits, usable, len(features) - 1)
+    basis = vectors[:, -rank:].flip(1)  # (D, rank), most variance first
+    projected = centred @ basis  # (n, rank)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(max(bits, rank), max(bits, rank), generator=generator, dtype=torch.double)
+    rotation = torch.linalg.qr(start)[0][:rank, :bits]  # (rank, L)
+    if not rotate and rank == bits:
+        rotation = torch.eye(rank, dtype=torch.double)
+    if rotate:
+        for _ in range(iterations):
+            code = torch.where(projected @ rotation >= 0, 1.0, -1.0).double()
+            left, _, right = torch.linalg.svd(projected.T @ code, full_matrices=False)  # Procrustes
+            rotation = left @ right
+    weight = (basis @ rotation).T  # (L, D)
+    scale = (projected @ rotation).square().mean().sqrt().clamp(min=1e-12)
+    weight = (weight / scale).to(features.dtype)
+    return weight, -(weight @ mean)

@@ -1,0 +1,1 @@
+"""Loss terms as plain functions of tensors; the methods weigh them."""

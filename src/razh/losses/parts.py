@@ -1,0 +1,45 @@
+"""Terms that make soft clusters into parts: each of them can be switched off by its weight."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def orthogonality_loss(parts: Tensor) -> Tensor:
+    """Mean squared cosine between different part vectors (B, K, D) of an image, as in PDiscoNet."""
+    parts = F.normalize(parts, dim=-1)
+    gram = parts @ parts.transpose(1, 2)
+    count = gram.shape[1] * (gram.shape[1] - 1)
+    off = gram - torch.diag_embed(gram.diagonal(dim1=1, dim2=2))
+    return off.square().sum() / max(count * len(gram), 1)
+
+
+def presence_loss(assignment: Tensor) -> Tensor:
+    """How far each slot is from being clearly present somewhere in the batch; assignment (B, N, K + 1)."""
+    return (1 - assignment.amax(dim=(0, 1))).mean()
+
+
+def entropy_loss(assignment: Tensor) -> Tensor:
+    """Mean entropy of a patch's assignment (B, N, K + 1), in units of its maximum: 0 where patches decide."""
+    entropy = -(assignment * assignment.clamp(min=1e-9).log()).sum(dim=-1)
+    return entropy.mean() / torch.log(torch.tensor(float(assignment.shape[-1])))
+
+
+def total_variation_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mean absolute difference between the assignments (B, N, K + 1) of neighbouring patches of a grid."""
+    maps = assignment.unflatten(1, grid)
+    down = (maps[:, 1:] - maps[:, :-1]).abs().mean()
+    right = (maps[:, :, 1:] - maps[:, :, :-1]).abs().mean()
+    return down + right
+
+
+def flip_equivariance_loss(assignment: Tensor, flipped: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mean squared difference between the assignment of the mirrored images and the mirrored assignment.
+
+    Args:
+        assignment: (B, N, K + 1) of the images.
+        flipped: (B, N, K + 1) of the horizontally mirrored images.
+        grid: rows and columns of the patches.
+    """
+    mirrored = assignment.unflatten(1, grid).flip(2).flatten(1, 2)
+    return (mirrored - flipped).square().sum(dim=-1).mean()

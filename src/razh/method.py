@@ -1,0 +1,175 @@
+"""What every hashing method shares: the step, the logging, the optimiser, the codes."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from razh.backbones.timm import TimmBackbone
+from razh.layers.hash import HashHead, binarize
+
+Batch = dict[str, Tensor]
+
+
+class HashingMethod(L.LightningModule, ABC):
+    """A backbone, a hash head, and loss terms that a subclass chooses.
+
+    A method is one file with a subclass that has two methods: `hash_logits` says how a batch becomes hash logits,
+    `losses` which terms are minimised. The batch has `label` (B,), `index` (B,), and `image` uint8 (B, 3, H, W) or,
+    where the backbone is frozen and cached, `patches` (B, N, D) and perhaps `feature` (B, D): ask `self.patches(batch)`
+    and `self.feature(batch)`, which take what is there and compute the rest.
+    """
+
+    def __init__(
+        self,
+        backbone: TimmBackbone,
+        class_attributes: Tensor,
+        attribute_vectors: Tensor,
+        train_classes: Tensor,
+        bits: int = 64,
+        hash_init: Literal["itq", "pca", "random"] = "itq",
+        lr: float = 1e-3,
+        backbone_lr: float = 1e-4,
+        weight_decay: float = 1e-4,
+        warmup: float = 0.1,
+    ) -> None:
+        """Build the parts that all methods have.
+
+        Args:
+            backbone: images to patches to feature.
+            class_attributes: (C, M) strengths in [0, 1]; given by the data.
+            attribute_vectors: (M, V); given by the data.
+            train_classes: ids of the classes that are trained on, sorted; given by the data.
+            bits: code length L.
+            hash_init: start the hash head from PCA + ITQ of the training features, from PCA alone, or at random.
+            lr: learning rate of everything but the backbone.
+            backbone_lr: learning rate of the backbone's trainable part.
+            weight_decay: of AdamW.
+            warmup: share of the steps in which the learning rate rises; then it falls as a cosine.
+
+        Raises:
+            ValueError: bits below 1.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.bits, self.hash_init = bits, hash_init
+        self.lr, self.backbone_lr, self.weight_decay, self.warmup = lr, backbone_lr, weight_decay, warmup
+        self.head = HashHead(backbone.feature_dim, bits)
+        self.register_buffer("class_attributes", class_attributes)
+        self.register_buffer("attribute_vectors", attribute_vectors)
+        self.register_buffer("train_classes", train_classes)
+        position = torch.full((len(class_attributes),), -1)
+        position[train_classes] = torch.arange(len(train_classes))
+        self.register_buffer("class_position", position)
+
+    class_attributes: Tensor
+    attribute_vectors: Tensor
+    train_classes: Tensor
+    class_position: Tensor
+
+    @abstractmethod
+    def hash_logits(self, batch: Batch) -> Tensor:
+        """Return hash logits (B, L) of a batch without looking at its labels; their signs are the codes."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted loss terms; their sum is minimised, each is logged. None at all: nothing to train."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return hash logits (B, L) of uint8 images (B, 3, H, W)."""
+        return self.hash_logits({"image": images})
+
+    def codes(self, images: Tensor) -> Tensor:
+        """Return the codes (B, L), bool, of uint8 images (B, 3, H, W)."""
+        return binarize(self(images))
+
+    def patches(self, batch: Batch) -> Tensor:
+        """Return patches (B, prefix + N, D), from the cache where the batch has them."""
+        cached = batch.get("patches")
+        return self.backbone.embed(batch["image"]) if cached is None else cached.to(self.dtype)
+
+    def feature(self, batch: Batch) -> Tensor:
+        """Return the feature (B, D), from the cache where the batch has it."""
+        cached = batch.get("feature")
+        return self.backbone.encode(self.patches(batch)) if cached is None else cached.to(self.dtype)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Return labels (B,) counted among the training classes."""
+        return self.class_position[batch["label"]]
+
+    @property
+    def cached_inputs(self) -> tuple[str, ...]:
+        """Return which arrays of a feature cache a batch should have; the last output that is cached, if not said."""
+        return self.backbone.caches[-1:]
+
+    # Lightning's hooks from here on.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Return the sum of the loss terms, and log each."""
+        terms = self.losses(batch)
+        if not terms:
+            return None
+        loss = torch.stack(list(terms.values())).sum()
+        size = len(batch["label"])
+        logged = {f"train/{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size)
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        return loss
+
+    def encode_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Return index, label and code of a batch; callbacks collect them."""
+        codes = binarize(self.hash_logits(batch))
+        return {"index": batch["index"], "label": batch["label"], "code": codes}
+
+    validation_step = test_step = predict_step = encode_step
+
+    def on_fit_start(self) -> None:
+        """Start the hash head from the training features, unless a checkpoint has been restored."""
+        if self.trainer.ckpt_path is None:
+            self.start_from_features()
+
+    def start_from_features(self) -> None:
+        """Initialise what depends on the training features: the hash head, unless it starts at random."""
+        if self.hash_init != "random":
+            self.head.initialise(self.training_features(), rotate=self.hash_init == "itq")
+            # Every device computed it; a last-digit difference must not live on in the weights.
+            state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in self.head.state_dict().items()})
+            self.head.load_state_dict(state)
+
+    @torch.no_grad()
+    def training_features(self) -> Tensor:
+        """Return what the hash head sees of all training images (n, D), in dataset order, the same on every device."""
+        was_training = self.training
+        self.eval()
+        rows = []
+        for batch in self.trainer.datamodule.initialisation_dataloader():  # type: ignore[attr-defined]
+            moved = {name: value.to(self.device) for name, value in batch.items()}
+            rows.append(self.hash_input(moved).float().cpu())
+        self.train(was_training)
+        return torch.cat(rows)
+
+    def hash_input(self, batch: Batch) -> Tensor:
+        """Return what the hash head sees (B, D); the head is initialised from it."""
+        return self.feature(batch)
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with a warm-up and a cosine over the whole run."""
+        backbone = [p for p in self.backbone.parameters() if p.requires_grad]
+        known = {id(p) for p in self.backbone.parameters()}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        groups = [{"params": rest, "lr": self.lr}, {"params": backbone, "lr": self.backbone_lr}]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.weight_decay)
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        rising = max(round(self.warmup * steps), 1)
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            done = (step - rising) / max(steps - rising, 1)
+            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

@@ -1,0 +1,1 @@
+"""Hashing methods: one file a method, found by its dotted path."""

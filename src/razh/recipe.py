@@ -1,0 +1,76 @@
+"""Short options to configuration files: `--dataset=cub --bits=64` before LightningCLI reads the command line.
+
+`--dataset`, `--method` and `--backbone` name files under `experiments/`; they are merged left to right (base, data,
+method, backbone), and what follows on the command line overrides them. The other short options stand for one key each.
+"""
+
+import difflib
+from pathlib import Path
+
+import yaml
+
+ALIASES = {
+    "--bits": "--model.bits",
+    "--seed": "--seed_everything",
+    "--data_root": "--data.root",
+    "--weights": "--model.backbone.checkpoint",
+}
+DEFAULTS = {"dataset": "synthetic", "method": "razh"}
+FOLDERS = {"dataset": "data", "method": "method", "backbone": "backbone"}
+
+
+def experiments_folder() -> Path:
+    """Return the folder of configuration files: the repository's, or the copy inside an installed package."""
+    here = Path(__file__).resolve().parent
+    for folder in (here.parents[1] / "experiments", here / "experiments"):
+        if (folder / "base.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no experiments/base.yaml beside {here}; install razh again, or work in its repository")
+
+
+def available(kind: str) -> list[str]:
+    """Return the names that `--dataset`, `--method` or `--backbone` takes."""
+    return sorted(path.stem for path in (experiments_folder() / FOLDERS[kind]).glob("*.yaml"))
+
+
+def config_file(kind: str, name: str) -> Path:
+    """Return the configuration file of a name.
+
+    Raises:
+        ValueError: no such file; the message lists those there are.
+    """
+    path = experiments_folder() / FOLDERS[kind] / f"{name}.yaml"
+    if not path.is_file():
+        names = available(kind)
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"{kind}={name!r} is unknown; {hint}choose from {', '.join(names)}")
+    return path
+
+
+def expand(arguments: list[str]) -> list[str]:
+    """Return a command line for LightningCLI, with the files that the short options stand for in front.
+
+    A command line that names files by `--config` and nothing by short options is left as it is, so that
+    `--config runs/…/config.yaml` repeats a run exactly.
+    """
+    chosen: dict[str, str] = {}
+    rest: list[str] = []
+    pending = iter(arguments)
+    for argument in pending:
+        key, has_value, value = argument.partition("=")
+        key = key.replace("-", "_").replace("__", "--", 1) if key.startswith("--") else key
+        if key.removeprefix("--") in FOLDERS and key.startswith("--"):
+            chosen[key[2:]] = value if has_value else next(pending, "")
+        elif key in ALIASES:
+            rest.append(f"{ALIASES[key]}={value if has_value else next(pending, '')}")
+        else:
+            rest.append(argument)
+    if not chosen and any(a in ("--config", "-c") or a.startswith(("--config=", "-c=")) for a in rest):
+        return rest
+    chosen = DEFAULTS | chosen
+    if not chosen.get("backbone"):
+        chosen["backbone"] = yaml.safe_load(config_file("dataset", chosen["dataset"]).read_text())["backbone"]
+    files = [experiments_folder() / "base.yaml", *(config_file(kind, chosen[kind]) for kind in FOLDERS)]
+    names = [f"--{kind}={chosen[kind]}" for kind in FOLDERS]
+    return [*(f"--config={path}" for path in files), *names, *rest]

@@ -1,0 +1,1 @@
+"""Retrieval with binary codes: packing, Hamming histograms and ranking, exact metrics, evaluation. No Lightning."""

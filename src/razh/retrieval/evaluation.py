@@ -1,0 +1,461 @@
+"""The protocol on top of the metrics: unseen, seen and zero-shot tasks of a codes file, whole or in shares.
+
+On one device `evaluate` does it all. On several, each takes the queries `r::world` of every task,
+
+    shares = [measure(task, settings, rows=np.arange(len(task))[rank::world]) for task in retrieval_tasks(codes)]
+
+the shares are gathered, and `summarise(codes, [combine(parts) for parts in zip(*gathered)])` computes the
+figures. A share holds per-query values and integer counts, and means are taken over all queries in order at the end, so
+any number of devices gives the same figures to the last digit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from razh.retrieval import metrics
+from razh.retrieval.codes import Codes
+from razh.retrieval.hamming import Route, grades, histogram, rank
+from razh.retrieval.health import code_health, d_prime
+
+__all__ = [
+    "Evaluation",
+    "Settings",
+    "Share",
+    "Task",
+    "TaskResult",
+    "combine",
+    "evaluate",
+    "measure",
+    "retrieval_tasks",
+    "summarise",
+    "tie_band",
+]
+
+CELLS = 1 << 21  # histogram cells held at once: 16 MB
+_BANDS: dict[str, metrics.Ties] = {"": "expected", "_worst": "worst", "_best": "best"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    Attributes:
+        cutoffs: ranks R of mAP@R.
+        precision_ks: ranks k of precision@k, recall@k and NDCG@k.
+        radius: Hamming radius of precision and recall within a ball.
+        route: see `razh.retrieval.hamming.histogram`.
+        row_order: also the conventional mAP with ties in database order (slower: it needs ranked lists).
+
+    Raises:
+        ValueError: a rank below 1 or a negative radius.
+    """
+
+    cutoffs: tuple[int, ...] = (5000,)
+    precision_ks: tuple[int, ...] = (100,)
+    radius: int = 2
+    route: Route = "auto"
+    row_order: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("cutoffs", "precision_ks"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; ranks count from 1")
+        if self.radius < 0:
+            raise ValueError(f"radius is {self.radius}; a Hamming radius is 0 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One set of queries against one database; `exclude` (Q,) is the database row of the query itself, or −1.
+
+    `name` is "" (a file without unseen classes), "unseen", "seen" or "zsl"; `thorough` asks for every metric, not for
+    mAP alone.
+    """
+
+    name: str
+    query_codes: NDArray[np.uint8]
+    query_labels: NDArray[Any]
+    database_codes: NDArray[np.uint8]
+    database_labels: NDArray[Any]
+    exclude: NDArray[np.int64]
+    bits: int
+    thorough: bool
+
+    def __len__(self) -> int:
+        return len(self.query_codes)
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What is known of some queries of a task: plain NumPy, ready to be pickled and sent.
+
+    Attributes:
+        task: name of the task.
+        rows: positions of the queries in the task (q,).
+        values: per-query values, each (q,), or (q, L + 1) for curves.
+        counts: pairs by distance and relevance, summed over these queries (L + 1, 2).
+    """
+
+    task: str
+    rows: NDArray[np.int64]
+    values: dict[str, NDArray[np.float64]]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskResult:
+    """Per-query values of a whole task, rows in query order.
+
+    Attributes:
+        values: per-query values (Q,), by the name they have in the metrics (`map`, `map@5000`, …).
+        labels: the queries' class ids (Q,) or multi-hot labels (Q, C).
+        counts: pairs by distance and relevance (L + 1, 2).
+        precision: mean precision within every Hamming radius (L + 1,); None where the task measures mAP alone.
+        recall: mean recall within every Hamming radius (L + 1,).
+        class_map: mean AP of the queries of every class.
+        without_relevant: number of queries that have no relevant item; each counts 0.
+        self_matches: number of queries that were left out of their own ranking.
+    """
+
+    values: dict[str, NDArray[np.float64]]
+    labels: NDArray[Any]
+    counts: NDArray[np.int64]
+    precision: NDArray[np.float64] | None
+    recall: NDArray[np.float64] | None
+    class_map: dict[int, float]
+    without_relevant: int
+    self_matches: int
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All figures of a codes file.
+
+    Attributes:
+        metrics: flat names to values, the form in which they are logged.
+        tasks: per-query and per-class results by task name.
+        bits: code length.
+        fingerprint: of the split, "" if unknown.
+        protocol: name, "" if unknown.
+        sizes: number of queries and database items.
+    """
+
+    metrics: dict[str, float]
+    tasks: dict[str, TaskResult]
+    bits: int
+    fingerprint: str = ""
+    protocol: str = ""
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self, class_names: Sequence[str] = (), per_query: bool = False) -> dict[str, Any]:
+        """Return plain JSON values: metrics, per-class mAP and counts, and per-query AP on demand."""
+        tasks: dict[str, Any] = {}
+        for name, result in self.tasks.items():
+            named = {_class_name(key, class_names): value for key, value in result.class_map.items()}
+            tasks[name or "all"] = {
+                "queries": len(result.values["map"]),
+                "without_relevant": result.without_relevant,
+                "self_matches": result.self_matches,
+                "class_map": named,
+            }
+            if result.precision is not None and result.recall is not None:
+                curve = {"precision": result.precision.tolist(), "recall": result.recall.tolist()}
+                tasks[name or "all"]["radius_curve"] = curve
+            if per_query:
+                tasks[name or "all"]["query_ap"] = result.values["map"].tolist()
+        figures = {key: value if math.isfinite(value) else None for key, value in self.metrics.items()}
+        about = {"bits": self.bits, "fingerprint": self.fingerprint, "protocol": self.protocol, **self.sizes}
+        return {**about, "metrics": figures, "tasks": tasks}
+
+
+def _class_name(label: int, names: Sequence[str]) -> str:
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
+# ----------------------------------------------------------------------------------------------------------- tasks
+
+
+def retrieval_tasks(codes: Codes) -> list[Task]:
+    """Return the tasks that a codes file allows, in a fixed order.
+
+    With unseen classes: `unseen` (unseen queries against the whole database), `zsl` (the same queries against the
+    unseen part of the database) and `seen` (query rows of seen classes where the file has them, else the seen database
+    rows, each left out of its own ranking, against the whole database). Otherwise one task named "".
+
+    Raises:
+        ValueError: there are no queries at all.
+    """
+    if not len(codes.query_codes):
+        raise ValueError("query_codes is empty; retrieval needs at least one query")
+    own = codes.own_rows()
+    if codes.unseen_classes is None:
+        return [_task(codes, "", np.arange(len(codes.query_codes)), None, own, True)]
+    unseen_query = np.isin(codes.query_labels, codes.unseen_classes)
+    unseen_rows = np.isin(codes.database_labels, codes.unseen_classes)
+    tasks = []
+    if unseen_query.any():
+        rows = np.flatnonzero(unseen_query)
+        tasks.append(_task(codes, "unseen", rows, None, own, True))
+        if unseen_rows.any():
+            tasks.append(_task(codes, "zsl", rows, np.flatnonzero(unseen_rows), own, False))
+    if not unseen_query.all():
+        tasks.append(_task(codes, "seen", np.flatnonzero(~unseen_query), None, own, False))
+    elif not unseen_rows.all():
+        seen = np.flatnonzero(~unseen_rows)
+        tasks.append(
+            Task(
+                "seen",
+                codes.database_codes[seen],
+                codes.database_labels[seen],
+                codes.database_codes,
+                codes.database_labels,
+                seen,
+                codes.bits,
+                False,
+            )
+        )
+    return tasks
+
+
+def _task(
+    codes: Codes,
+    name: str,
+    queries: NDArray[np.int64],
+    database: NDArray[np.int64] | None,
+    own: NDArray[np.int64],
+    thorough: bool,
+) -> Task:
+    exclude = own[queries]
+    database_codes, database_labels = codes.database_codes, codes.database_labels
+    if database is not None:
+        place = np.full(len(database_codes) + 1, -1, dtype=np.int64)  # the last entry answers −1
+        place[database] = np.arange(len(database))
+        exclude = place[exclude]
+        database_codes, database_labels = database_codes[database], database_labels[database]
+    return Task(
+        name,
+        codes.query_codes[queries],
+        codes.query_labels[queries],
+        database_codes,
+        database_labels,
+        exclude,
+        codes.bits,
+        thorough,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ measurement
+
+
+def measure(task: Task, settings: Settings | None = None, rows: NDArray[np.int64] | None = None) -> Share:
+    """Return the per-query values of some queries of a task; none at all is fine.
+
+    Args:
+        task: from `retrieval_tasks`.
+        settings: what to measure.
+        rows: positions of the queries in the task; None for all.
+    """
+    settings = settings or Settings()
+    rows = np.arange(len(task), dtype=np.int64) if rows is None else np.asarray(rows, dtype=np.int64)
+    step = max(1, CELLS // (2 * (task.bits + 1)))
+    parts = [_measure(task, settings, rows[start : start + step]) for start in range(0, max(1, len(rows)), step)]
+    values = {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values}
+    return Share(task.name, rows, values, np.sum([part.counts for part in parts], axis=0))
+
+
+def _measure(task: Task, settings: Settings, rows: NDArray[np.int64]) -> Share:
+    hist = histogram(
+        task.query_codes[rows],
+        task.database_codes,
+        task.query_labels[rows],
+        task.database_labels,
+        task.bits,
+        exclude=task.exclude[rows],
+        graded=True,
+        route=settings.route,
+    )
+    values = {f"map{suffix}": metrics.average_precision(hist, ties=ties) for suffix, ties in _BANDS.items()}
+    values["chance"] = metrics.chance(hist)
+    values["relevant"] = metrics.relevant_total(hist).astype(np.float64)
+    if task.thorough:
+        values |= _thorough(hist, settings)
+        if settings.row_order:
+            values["map_row"] = _row_order(task, settings, rows)
+    counts = np.stack([hist[:, :, 0].sum(axis=0), hist[:, :, 1:].sum(axis=(0, 2))], axis=1)
+    return Share(task.name, rows, values, counts)
+
+
+def _thorough(hist: NDArray[np.int64], settings: Settings) -> dict[str, NDArray[np.float64]]:
+    values = {}
+    for cutoff in settings.cutoffs:
+        for suffix, ties in _BANDS.items():
+            values[f"map{suffix}@{cutoff}"] = metrics.average_precision(hist, cutoff, "hits", ties)
+        values[f"map@{cutoff}/all"] = metrics.average_precision(hist, cutoff, "all")
+        values[f"chance@{cutoff}"] = metrics.chance(hist, cutoff)
+    for k in settings.precision_ks:
+        values[f"precision@{k}"] = metrics.precision_at(hist, k)
+        values[f"recall@{k}"] = metrics.recall_at(hist, k)
+        values[f"ndcg@{k}"] = metrics.ndcg_at(hist, k)
+    values[f"precision@radius{settings.radius}"] = metrics.precision_within(hist, settings.radius)
+    values[f"recall@radius{settings.radius}"] = metrics.recall_within(hist, settings.radius)
+    values["curve_precision"], values["curve_recall"] = metrics.precision_recall_curve(hist)
+    return values
+
+
+def _row_order(task: Task, settings: Settings, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the conventional AP (q,) with ties in database order."""
+    route: Route = settings.route if settings.route in ("numpy", "faiss") else "auto"
+    result = np.empty(len(rows))
+    step = max(1, CELLS // len(task.database_codes))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        _, order = rank(task.query_codes[part], task.database_codes, task.bits, route=route)
+        relevant = np.take_along_axis(grades(task.query_labels[part], task.database_labels) > 0, order, axis=1)
+        own = task.exclude[part]
+        if (own >= 0).all():
+            relevant = relevant[order != own[:, None]].reshape(len(part), -1)
+            result[start : start + step] = metrics.average_precision_ranked(relevant) if relevant.shape[1] else 0.0
+        elif (own < 0).all():
+            result[start : start + step] = metrics.average_precision_ranked(relevant)
+        else:
+            kept = [row[places != row_own] for row, places, row_own in zip(relevant, order, own, strict=True)]
+            singles = [metrics.average_precision_ranked(row[None])[0] if len(row) else 0.0 for row in kept]
+            result[start : start + step] = singles
+    return result
+
+
+def combine(shares: Iterable[Share]) -> Share:
+    """Put the shares of one task together, in query order.
+
+    Raises:
+        ValueError: no share, shares of different tasks, or queries that are missing or there twice.
+    """
+    parts = list(shares)
+    if not parts or len({part.task for part in parts}) != 1:
+        raise ValueError(f"shares are of the tasks {sorted({part.task for part in parts})}; combine one task at a time")
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(rows, kind="stable")
+    if not np.array_equal(rows[order], np.arange(len(rows))):
+        raise ValueError(f"shares of task {parts[0].task!r} hold {len(rows)} queries with gaps or repetitions")
+    values = {name: np.concatenate([part.values[name] for part in parts])[order] for name in parts[0].values}
+    return Share(parts[0].task, rows[order], values, np.sum([part.counts for part in parts], axis=0))
+
+
+# --------------------------------------------------------------------------------------------------------- summary
+
+
+def summarise(codes: Codes, shares: Sequence[Share], prefix: str = "test/", health: bool = True) -> Evaluation:
+    """Return the evaluation of a codes file from complete shares, one a task.
+
+    Args:
+        codes: the codes that were measured.
+        shares: complete shares in the order of `retrieval_tasks(codes)`.
+        prefix: put in front of every metric but those of code health (`codes/…`).
+        health: whether to compute the health of the database codes.
+
+    Raises:
+        ValueError: shares that do not belong to these codes, or no query has a relevant item.
+    """
+    tasks = retrieval_tasks(codes)
+    if [(share.task, len(share.rows)) for share in shares] != [(task.name, len(task)) for task in tasks]:
+        raise ValueError("shares do not cover the tasks of these codes; measure and combine every task first")
+    results = {task.name: _result(task, share) for task, share in zip(tasks, shares, strict=True)}
+    if all(result.without_relevant == len(result.labels) for result in results.values()):
+        raise ValueError("no query has a relevant database item; check that query and database labels use the same ids")
+    figures: dict[str, float] = {}
+    for name, result in results.items():
+        start = f"{prefix}{name}/" if name else prefix
+        figures |= {f"{start}{key}": float(value.mean()) for key, value in result.values.items() if key != "relevant"}
+        figures[f"{start}queries"] = float(len(result.labels))
+        figures[f"{start}without_relevant"] = float(result.without_relevant)
+        figures[f"{start}self_matches"] = float(result.self_matches)
+    if "unseen" in results and "seen" in results:
+        seen, unseen = figures[f"{prefix}seen/map"], figures[f"{prefix}unseen/map"]
+        figures[f"{prefix}harmonic/map"] = 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
+    if codes.unseen_classes is not None:
+        unseen_rows = np.isin(codes.database_labels, codes.unseen_classes)
+        figures[f"{prefix}unseen/database_share"] = float(unseen_rows.mean())
+    if health:
+        figures |= _health(codes, next(iter(results.values())))
+    sizes = {"queries": len(codes.query_codes), "database": len(codes.database_codes)}
+    return Evaluation(figures, results, codes.bits, codes.fingerprint, codes.protocol, sizes)
+
+
+def _health(codes: Codes, result: TaskResult) -> dict[str, float]:
+    figures = {f"codes/{key}": value for key, value in code_health(codes.database_codes, codes.bits).items()}
+    other, same = result.counts[:, 0], result.counts[:, 1]
+    return {**figures, "codes/d_prime": d_prime(same, other)}
+
+
+def _result(task: Task, share: Share) -> TaskResult:
+    values = dict(share.values)
+    precision, recall = values.pop("curve_precision", None), values.pop("curve_recall", None)
+    return TaskResult(
+        values=values,
+        labels=task.query_labels,
+        counts=share.counts,
+        precision=None if precision is None else precision.mean(axis=0),
+        recall=None if recall is None else recall.mean(axis=0),
+        class_map=_class_map(task.query_labels, values["map"]),
+        without_relevant=int((values["relevant"] == 0).sum()),
+        self_matches=int((task.exclude >= 0).sum()),
+    )
+
+
+def _class_map(labels: NDArray[Any], values: NDArray[np.float64]) -> dict[int, float]:
+    """Return the mean AP of the queries of every class that has any."""
+    if labels.ndim == 1:
+        classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        sums = np.bincount(inverse, weights=values, minlength=len(classes))
+        return {int(name): float(total / count) for name, total, count in zip(classes, sums, counts, strict=True)}
+    counts = labels.sum(axis=0, dtype=np.int64)
+    return {int(name): float(values[labels[:, name] > 0].mean()) for name in np.flatnonzero(counts)}
+
+
+def evaluate(
+    codes: Codes,
+    cutoffs: Sequence[int] = (5000,),
+    precision_ks: Sequence[int] = (100,),
+    radius: int = 2,
+    route: Route = "auto",
+    *,
+    prefix: str = "test/",
+    row_order: bool = False,
+) -> Evaluation:
+    """Evaluate a codes file: every metric of every task it allows.
+
+    Keys with unseen classes, after `prefix`: `unseen/map`, `unseen/map_worst`, `unseen/map_best`, `unseen/map@R`,
+    `unseen/map@R/all`, `unseen/precision@k`, `unseen/recall@k`, `unseen/ndcg@k`, `unseen/precision@radius2`,
+    `unseen/recall@radius2`, `unseen/chance`; `seen/map`, `zsl/map` with their bands and chance; `harmonic/map`.
+    Without: the same under no task name. `codes/…` has the health of the database codes. `chance` is the expected AP of
+    a random ranking. A query without relevant items counts 0; `…/without_relevant` says how many there are, and
+    `…/self_matches` how many queries were left out of their own ranking.
+
+    Args:
+        codes: queries and database.
+        cutoffs: ranks R of mAP@R.
+        precision_ks: ranks k of precision@k, recall@k, NDCG@k.
+        radius: Hamming radius of precision and recall within a ball.
+        route: see `razh.retrieval.hamming.histogram`.
+        prefix: put in front of the metrics' names.
+        row_order: also `map_row`, the conventional mAP with ties in database order.
+
+    Raises:
+        ValueError: settings out of range, no queries, or no query with a relevant item.
+    """
+    settings = Settings(tuple(cutoffs), tuple(precision_ks), radius, route, row_order)
+    return summarise(codes, [measure(task, settings) for task in retrieval_tasks(codes)], prefix)
+
+
+def tie_band(figures: Mapping[str, float], key: str) -> tuple[float, float] | None:
+    """Return (worst, best) of a metric such as `test/unseen/map@5000`, None where it has no band."""
+    head, at, cutoff = key.partition("@")
+    worst, best = f"{head}_worst{at}{cutoff}", f"{head}_best{at}{cutoff}"
+    return (figures[worst], figures[best]) if worst in figures and best in figures else None

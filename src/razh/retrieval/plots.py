@@ -1,0 +1,88 @@
+"""Figures of an evaluation: precision–recall curves and distance histograms. Drawn without a display."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+__all__ = ["distance_figure", "precision_recall_figure", "save_figure"]
+
+# Okabe and Ito's palette: told apart with every kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    return figure, axes
+
+
+def precision_recall_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = "") -> Figure:
+    """Draw precision over recall, one point a Hamming radius.
+
+    Args:
+        curves: by name, mean precision (L + 1,) and mean recall (L + 1,) as in `TaskResult`; a point where no query has
+            retrieved anything is left out.
+        title: above the axes.
+    """
+    figure, axes = _axes(5.0, 3.8)
+    for number, (name, (precision, recall)) in enumerate(curves.items()):
+        heights, places = np.asarray(precision, dtype=np.float64), np.asarray(recall, dtype=np.float64)
+        shown = (heights > 0) | (places > 0)
+        axes.plot(
+            places[shown],
+            heights[shown],
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=3,
+            linewidth=1.4,
+            label=name,
+        )
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=title)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
+    return figure
+
+
+def distance_figure(same: ArrayLike, other: ArrayLike, title: str = "") -> Figure:
+    """Draw the distances of same-class and of other-class pairs as shares of their pairs.
+
+    Args:
+        same: counts (L + 1,) of pairs of the same class by Hamming distance.
+        other: counts (L + 1,) of pairs of different classes.
+        title: above the axes.
+    """
+    figure, axes = _axes(5.0, 3.4)
+    for counts, name, colour, hatch in (
+        (np.asarray(same), "same class", COLOURS[0], "//"),
+        (np.asarray(other), "other class", COLOURS[1], ""),
+    ):
+        share = counts / max(1, counts.sum())
+        axes.bar(np.arange(len(share)), share, 1.0, color=colour, alpha=0.55, label=name, hatch=hatch, edgecolor=colour)
+    axes.set(xlabel="Hamming distance", ylabel="share of pairs", title=title)
+    axes.legend(frameon=False)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure; the suffix (.png, .pdf, .svg, …) is the format.
+
+    Raises:
+        ValueError: the suffix is no picture format.
+        OSError: the file cannot be written.
+    """
+    target = Path(path)
+    formats = figure.canvas.get_supported_filetypes()
+    if target.suffix.lstrip(".") not in formats:
+        raise ValueError(f"figure is {target.name!r}; its suffix must be one of {', '.join(sorted(formats))}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=200)

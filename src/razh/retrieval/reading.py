@@ -1,0 +1,329 @@
+"""Codes made elsewhere: arrays from .npy, .npz, .mat and text files, and what they mean.
+
+Every reader says what it took the numbers for, so that a wrong guess is seen: `ReadCodes.notes`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from razh.retrieval.codes import Codes
+from razh.retrieval.health import bit_shares
+from razh.retrieval.packing import check_packed, pack
+
+__all__ = ["FORMS", "ReadCodes", "binary_codes", "class_list", "read_array", "read_codes"]
+
+FORMS = ("auto", "bits", "signs", "real", "packed")
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ReadCodes:
+    """Codes from foreign files; `notes` says how they were understood, `warnings` what looks wrong."""
+
+    codes: Codes
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+# ---------------------------------------------------------------------------------------------------------- arrays
+
+
+def read_array(source: str) -> Array:
+    """Read one array: `file.npy`, `file.npz:key`, `file.mat:variable`, or a text file (.csv, .txt, .tsv, also .gz).
+
+    The key of an .npz or .mat file may be left out where it holds one array. Text is split at commas, semicolons, tabs
+    or blanks; a first line that is no number is a header. Text that holds no numbers is returned as strings (n,).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, the key is missing, or it has several arrays and none was named.
+    """
+    path, _, key = source.partition(":") if not Path(source).exists() else (source, "", "")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file at {path}; give .npy, .npz:key, .mat:variable or a text file")
+    suffix = Path(path.removesuffix(".gz")).suffix.lower()
+    try:
+        if suffix == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False))
+        if suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return _pick({name: file[name] for name in file.files}, key, path)
+        if suffix == ".mat":
+            return _pick(_read_mat(path), key, path)
+        return _read_text(path)
+    except (OSError, EOFError, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); is it complete, and does its suffix fit?") from error
+
+
+def _pick(arrays: Mapping[str, Array], key: str, path: str) -> Array:
+    if key and key in arrays:
+        return arrays[key]
+    if not key and len(arrays) == 1:
+        return next(iter(arrays.values()))
+    asked = f"lacks {key!r}" if key else "holds several arrays"
+    raise ValueError(f"{path} {asked}; name one of {', '.join(sorted(arrays))} as {path}:NAME")
+
+
+def _read_mat(path: str) -> dict[str, Array]:
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path)
+    except NotImplementedError as error:
+        raise ValueError(f"{path} is a MATLAB 7.3 file (HDF5); save it with -v7, or as .npy") from error
+    return {name: np.asarray(value) for name, value in content.items() if not name.startswith("__")}
+
+
+def _read_text(path: str) -> Array:
+    opener = gzip.open if path.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8-sig") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} is empty; it should hold one row a line")
+    separator = next((mark for mark in (",", ";", "\t") if mark in lines[-1]), None)
+    rows = [[cell.strip() for cell in line.split(separator)] for line in lines]
+    if not _is_number(rows[0][0]) and len(rows) > 1 and _is_number(rows[1][0]):
+        rows = rows[1:]
+    if not all(_is_number(row[0]) for row in rows):
+        return np.array(lines)
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(
+            f"{path} has rows of {min(map(len, rows))} to {max(map(len, rows))} columns; all must be alike"
+        )
+    try:
+        table = np.array(rows, dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path} holds words among numbers ({error}); one row a line, numbers only") from error
+    whole = np.isfinite(table).all() and (table == np.round(table)).all() and np.abs(table).max() < 1 << 53
+    table = table.astype(np.int64) if whole else table
+    return table[:, 0] if table.shape[1] == 1 else table
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# ----------------------------------------------------------------------------------------------------------- codes
+
+
+def detect_form(query: Array, database: Array) -> str:
+    """Return what two code arrays hold: `bits` (0, 1), `signs` (−1, 1), `packed` (bytes) or `real` (to be signed).
+
+    Raises:
+        ValueError: neither fits.
+    """
+    if query.dtype == np.bool_ and database.dtype == np.bool_:
+        return "bits"
+    values = [np.unique(array) for array in (query, database)]
+    held = np.unique(np.concatenate(values)).tolist()
+    if set(held) <= {0, 1}:
+        return "bits"
+    if set(held) <= {-1, 1}:
+        return "signs"
+    if query.dtype == np.uint8 and database.dtype == np.uint8:
+        return "packed"
+    if set(held) <= {-1, 0, 1} or any(np.issubdtype(array.dtype, np.floating) for array in (query, database)):
+        return "real"
+    raise ValueError(
+        f"codes hold integers from {held[0]} to {held[-1]}; say what they are with --form {'|'.join(FORMS[1:])}"
+    )
+
+
+def binary_codes(
+    query: Array, database: Array, form: str = "auto", bits: int | None = None, threshold: float = 0.0
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], int, str]:
+    """Return packed query and database codes, the code length, and one line that says what the numbers were.
+
+    Args:
+        query: (Q, L) numbers or (Q, ceil(L / 8)) bytes.
+        database: the same for the database.
+        form: `auto`, or one of `bits` (0/1), `signs` (±1), `real` (1 where ≥ threshold), `packed` (bytes).
+        bits: code length L; needed for packed codes whose length is no multiple of 8.
+        threshold: of the form `real`; 0 for logits, 0.5 for probabilities.
+
+    Raises:
+        ValueError: NaN, widths that differ, values that do not fit the form, or bits that do not match.
+    """
+    for name, array in (("query codes", query), ("database codes", database)):
+        if array.ndim != 2 or not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
+            raise ValueError(f"{name} have shape {array.shape} and dtype {array.dtype}; pass numbers, one row a code")
+        bad = int(np.isnan(array).sum()) if np.issubdtype(array.dtype, np.floating) else 0
+        if bad:
+            raise ValueError(f"{name} hold {bad} NaN; repair the codes first")
+    if query.shape[1] != database.shape[1]:
+        raise ValueError(
+            f"query codes have {query.shape[1]} columns but database codes {database.shape[1]}; both need L"
+        )
+    found = detect_form(query, database) if form == "auto" else form
+    _check_form(found, query, database)
+    said = {
+        "bits": "bits 0/1",
+        "signs": "signs −1/+1",
+        "packed": "packed bytes",
+        "real": f"real numbers, 1 where ≥ {threshold:g}",
+    }[found]
+    if found == "packed":
+        length = query.shape[1] * 8 if bits is None else bits
+        packed = [
+            check_packed(array.astype(np.uint8), length, name)
+            for name, array in (("query codes", query), ("database codes", database))
+        ]
+    else:
+        length = query.shape[1]
+        if bits is not None and bits != length:
+            raise ValueError(f"bits is {bits} but the codes have {length} columns; leave --bits out or correct it")
+        limit = {"bits": 0.5, "signs": 0.0, "real": threshold}[found]
+        packed = [pack(array >= limit) for array in (query, database)]
+    return packed[0], packed[1], length, f"codes: {said} ({query.dtype}), {length} bits"
+
+
+def _check_form(form: str, query: Array, database: Array) -> None:
+    if form not in FORMS[1:]:
+        raise ValueError(f"form is {form!r}; choose one of {', '.join(FORMS)}")
+    allowed = {"bits": (0, 1), "signs": (-1, 1)}.get(form)
+    for name, array in (("query codes", query), ("database codes", database)):
+        if allowed is not None and not np.isin(array, allowed).all():
+            raise ValueError(f"{name} hold other values than {allowed[0]} and {allowed[1]}; choose another --form")
+        if form == "packed" and (array < 0).any() | (array > 255).any() | (array != np.round(array)).any():
+            raise ValueError(f"{name} hold no bytes 0 … 255; choose another --form")
+
+
+# ---------------------------------------------------------------------------------------------------------- labels
+
+
+def _label_side(labels: Array, size: int, name: str) -> Array:
+    """Return labels as (n,) or (n, C), turned where they are stored the other way round."""
+    if np.issubdtype(labels.dtype, np.floating):
+        if np.isnan(labels).any() or (labels != np.round(labels)).any():
+            raise ValueError(f"{name} hold numbers that are not whole; labels are class ids or 0/1 rows")
+        labels = labels.astype(np.int64)
+    if labels.ndim == 2 and 1 in labels.shape and labels.size == size:
+        labels = labels.ravel()
+    if labels.ndim == 2 and labels.shape[0] != size and labels.shape[1] == size:
+        labels = labels.T
+    if labels.ndim not in (1, 2) or len(labels) != size:
+        raise ValueError(f"{name} have shape {labels.shape} but there are {size} codes; give one label a code")
+    return labels
+
+
+def _labels(query: Array, database: Array, rows: tuple[int, int]) -> tuple[Array, Array, str]:
+    """Return class ids (n,) or multi-hot labels (n, C) of both sides, and what they were."""
+    left, right = _label_side(query, rows[0], "query labels"), _label_side(database, rows[1], "database labels")
+    if left.ndim != right.ndim:
+        raise ValueError(f"query labels have shape {left.shape} but database labels {right.shape}; use one kind")
+    if left.dtype.kind in "US" or right.dtype.kind in "US":
+        names, ids = np.unique(np.concatenate([left.astype(str), right.astype(str)]), return_inverse=True)
+        return ids[: len(left)], ids[len(left) :], f"labels: {len(names)} class names"
+    if left.ndim == 1:
+        return left, right, f"labels: class ids, {len(np.unique(np.concatenate([left, right])))} classes"
+    if left.shape[1] != right.shape[1] or not (np.isin(left, (0, 1)).all() and np.isin(right, (0, 1)).all()):
+        raise ValueError(
+            f"label rows have {left.shape[1]} and {right.shape[1]} columns; multi-hot labels are 0/1, (n, C)"
+        )
+    if (left.sum(axis=1) == 1).all() and (right.sum(axis=1) == 1).all():
+        return left.argmax(axis=1), right.argmax(axis=1), f"labels: one-hot over {left.shape[1]} classes, read as ids"
+    return left.astype(np.uint8), right.astype(np.uint8), f"labels: multi-hot over {left.shape[1]} classes"
+
+
+def class_list(text: str) -> tuple[int, ...]:
+    """Return class ids from `150-199,3,7` or from a text, .npy or .mat file with one id a row.
+
+    Raises:
+        ValueError: neither.
+    """
+    if not Path(text.partition(":")[0]).exists():
+        try:
+            ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
+            return tuple(sorted({number for low, *high in ends for number in range(low, (high or [low])[0] + 1)}))
+        except ValueError as error:
+            raise ValueError(f"unseen-classes is {text!r}; write e.g. 150-199,3 or name a file") from error
+    ids = read_array(text).ravel()
+    if not np.issubdtype(ids.dtype, np.number) or (ids != np.round(ids)).any():
+        raise ValueError(f"unseen-classes file {text} holds no class ids; write one integer a line")
+    return tuple(sorted({int(number) for number in ids}))
+
+
+# -------------------------------------------------------------------------------------------------------- together
+
+
+def read_codes(
+    query_codes: str,
+    database_codes: str,
+    query_labels: str,
+    database_labels: str,
+    query_index: str | None = None,
+    database_index: str | None = None,
+    unseen_classes: str | None = None,
+    form: str = "auto",
+    bits: int | None = None,
+    threshold: float = 0.0,
+) -> ReadCodes:
+    """Read codes and labels from foreign files; see `read_array`, `binary_codes` and `class_list` for the arguments.
+
+    Codes stored as (L, n) are turned where the number of labels shows it. Indices may be numbers or image names.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file cannot be read, or the arrays do not fit together.
+    """
+    labels = read_array(query_labels), read_array(database_labels)
+    raw = [_turned(read_array(path), side) for path, side in zip((query_codes, database_codes), labels, strict=True)]
+    left, right, length, said = binary_codes(raw[0][0], raw[1][0], form, bits, threshold)
+    notes = [said] + ["codes: stored as (L, n), turned"] * (raw[0][1] or raw[1][1])
+    left_labels, right_labels, said = _labels(*labels, (len(left), len(right)))
+    notes.append(said)
+    index: tuple[Array | None, Array | None] = (None, None)
+    if query_index and database_index:
+        index = _indices(read_array(query_index), read_array(database_index))
+    elif query_index or database_index:
+        raise ValueError("one of --query-index and --database-index is missing; give both or neither")
+    unseen = None if unseen_classes is None else class_list(unseen_classes)
+    codes = Codes(left, right, left_labels, right_labels, length, *index, unseen_classes=unseen)
+    return ReadCodes(codes, tuple(notes), tuple(code_warnings(codes)))
+
+
+def _turned(codes: Array, labels: Array) -> tuple[Array, bool]:
+    rows = max(labels.shape) if labels.ndim == 2 and 1 in labels.shape else len(labels)
+    turn = codes.ndim == 2 and codes.shape[0] != rows and codes.shape[1] == rows
+    return (codes.T, True) if turn else (codes, False)
+
+
+def _indices(query: Array, database: Array) -> tuple[Array, Array]:
+    """Return integer indices of both sides; image names are numbered."""
+    if query.dtype.kind in "US" or database.dtype.kind in "US":
+        ids = np.unique(np.concatenate([query.astype(str), database.astype(str)]), return_inverse=True)[1]
+        return ids[: len(query)], ids[len(query) :]
+    return query.ravel(), database.ravel()
+
+
+def code_warnings(codes: Codes) -> list[str]:
+    """Return what looks wrong in codes that can be evaluated: constant bits, labels that differ for one image."""
+    warnings = []
+    share = bit_shares(codes.database_codes, codes.bits)
+    constant = int(((share == 0) | (share == 1)).sum())
+    if constant:
+        warnings.append(
+            f"{constant} of {codes.bits} bits are the same in the whole database; probabilities need --threshold 0.5"
+        )
+    own = codes.own_rows()
+    rows = np.flatnonzero(own >= 0)
+    if len(rows):
+        warnings.append(f"{len(rows)} of {len(own)} queries are in the database; each is left out of its own ranking")
+        differ = codes.query_labels[rows] != codes.database_labels[own[rows]]
+        wrong = int(differ.reshape(len(rows), -1).any(axis=1).sum())
+        if wrong:
+            warnings.append(f"{wrong} of them have another label there; check that indices and labels belong together")
+    return warnings
