@@ -5,6 +5,8 @@ project (editable) with FAISS in the flavour that fits the machine, and remember
 nothing until pyproject.toml changes.
 """
 
+from __future__ import annotations  # so that an older Python reads as far as the line that says it is too old
+
 import argparse
 import hashlib
 import json
@@ -63,15 +65,25 @@ def install(python: str, extras: list[str]) -> None:
     state = {"project": str(ROOT), "pyproject": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()}
     memory = installed(python)
     known = json.loads(memory.read_text()) if memory.is_file() else {}
-    have = set(known.get("extras", [])) if {k: known.get(k) for k in state} == state else set()
+    there = set(known.get("extras", []))
+    have = there if {k: known.get(k) for k in state} == state else set()
     if set(extras) <= have:
         return
-    other = {"faiss-cpu", "faiss-gpu"} & have - set(extras)
+    other = {"faiss-cpu", "faiss-gpu"} & there - set(extras)
     if other:  # the two wheels share a folder: the one that is there stays unless it was asked away by FAISS=
         raise SystemExit(f"error: {other.pop()} is installed here; remove the environment first to change FAISS=")
     every = sorted(have | set(extras))
     say(f"installing razh[{','.join(every)}]")
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", f"{ROOT}[{','.join(every)}]"]
+    command = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-e",
+        f"{ROOT}[{','.join(every)}]",
+    ]
     if subprocess.run(command, check=False).returncode:
         raise SystemExit("error: the installation failed; see pip's message above")
     memory.write_text(json.dumps(state | {"extras": every}))
@@ -91,7 +103,9 @@ def main() -> None:
     parser.add_argument("--extra", action="append", default=[], help="extra of pyproject.toml, e.g. test")
     options = parser.parse_args()
     if sys.version_info < OLDEST:
-        raise SystemExit(f"error: Python {sys.version.split()[0]} is too old; razh needs 3.10, set PYTHON=python3.11, say")
+        raise SystemExit(
+            f"error: Python {sys.version.split()[0]} is too old; razh needs 3.10, set PYTHON=python3.11, say"
+        )
     python = python_of(options.venv)
     memory = installed(python)
     flavour = faiss_flavour(options.faiss)

@@ -36,9 +36,11 @@ def read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch each have their own types
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise ValueError(f"checkpoint {path} cannot be read ({reason}); it may be cut short, or hold unsafe code") from None
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({reason}); it may be cut short, or hold unsafe code"
+        ) from None
     info = content.get("razh") if isinstance(content, dict) else None
-    if not isinstance(info, dict) or "state_dict" not in content:
+    if not isinstance(info, dict) or not isinstance(info.get("schema"), int) or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of razh; give one that `razh train` wrote")
     if info["schema"] > SCHEMA:
         raise ValueError(f"checkpoint {path} has schema {info['schema']}, this razh reads up to {SCHEMA}; upgrade razh")
@@ -53,6 +55,22 @@ def load(path: Path, device: str = "cpu") -> Loaded:
     """
     content = read(path)
     state, info = content["state_dict"], content["razh"]
+    try:
+        method = _build(info, state)
+    except (KeyError, TypeError) as error:  # what a constructor says of a value it refuses is a ValueError already
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"checkpoint {path} has no usable configuration ({reason}); train it again") from None
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"checkpoint {path} does not fit its own configuration: {str(error).splitlines()[-1]}"
+        ) from None
+    return Loaded(method.eval().to(device), info)
+
+
+def _build(info: dict[str, Any], state: dict[str, Any]) -> HashingMethod:
+    """Return the untrained method that a checkpoint's configuration describes."""
     config = info["model"]
     arguments = dict(config["init_args"])
     backbone = dict(arguments["backbone"]["init_args"])
@@ -60,12 +78,8 @@ def load(path: Path, device: str = "cpu") -> Loaded:
     backbone |= {"pretrained": False, "checkpoint": None, "image_size": info["image_size"]}
     arguments["backbone"] = _class(arguments["backbone"]["class_path"], TimmBackbone)(**backbone)
     arguments |= {name: state[name] for name in FACTS}
-    method = _class(config["class_path"], HashingMethod)(**arguments)
-    try:
-        method.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"checkpoint {path} does not fit its own configuration: {str(error).splitlines()[-1]}") from None
-    return Loaded(method.eval().to(device), info)
+    method: HashingMethod = _class(config["class_path"], HashingMethod)(**arguments)
+    return method
 
 
 def _class(path: str, base: type[nn.Module]) -> Any:
@@ -74,7 +88,9 @@ def _class(path: str, base: type[nn.Module]) -> Any:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        raise ValueError(f"the checkpoint's class {path!r} cannot be imported; install the package that has it") from None
+        raise ValueError(
+            f"the checkpoint's class {path!r} cannot be imported; install the package that has it"
+        ) from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"the checkpoint names {path!r}, which is no {base.__name__}; do not trust this file")
     return found

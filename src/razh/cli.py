@@ -10,9 +10,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 from rich.console import Console
-from rich.logging import RichHandler
 
 from razh import recipe, run_folder
+from razh.parse_errors import unwrap
 
 TRAINER_COMMANDS = {
     "train": "fit, then test the best checkpoint: what `make train` runs",
@@ -55,7 +55,9 @@ def main(arguments: list[str]) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
-    lines = str(error).strip().splitlines()
+    lines = unwrap(str(error)).strip().splitlines()
+    if lines and lines[0].startswith("Caught ") and "worker process" in lines[0]:  # the loader's own traceback
+        lines = [lines[-1].partition(": ")[2] or lines[-1]]
     return " ".join(line.strip() for line in lines) or type(error).__name__
 
 
@@ -92,13 +94,33 @@ def _show_menu() -> None:
     out.print("\n`razh COMMAND --help` tells the rest, `razh train --print_config` shows a whole config.", markup=False)
 
 
+class _TerminalHandler(logging.StreamHandler[Any]):
+    """Writes to whatever sys.stderr is at the moment: progress bars put themselves in front of it."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        """Ignore the stream of the moment of creation."""
+
+
+class _TerminalFormatter(logging.Formatter):
+    """Plain lines; what is more than information says so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
 def _log_to_terminal(debug: bool) -> None:
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=debug, markup=False)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler = _TerminalHandler()
+    handler.setFormatter(_TerminalFormatter("%(message)s"))
+    rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
     for name in ("razh", "datamodules"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
         logger.setLevel(logging.DEBUG if debug else logging.INFO if rank == 0 else logging.ERROR)
 
 
@@ -110,7 +132,12 @@ def _run_trainer(command: str, arguments: list[str]) -> int:
         arguments = recipe.expand(arguments)
     _quiet_libraries()
     sys.argv = [sys.argv[0], command, *arguments]  # Lightning's launcher starts the other ranks with it
-    RazhCLI.run(command)
+    started_here = run_folder.ENVIRONMENT not in os.environ
+    try:
+        RazhCLI.run(command)
+    finally:
+        if started_here:
+            os.environ.pop(run_folder.ENVIRONMENT, None)
     return 0
 
 
@@ -118,6 +145,10 @@ def _quiet_libraries() -> None:
     """Silence what a user can neither act on nor learn from: advertisements, and warnings among libraries."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*image decoding and encoding capabilities.*")
+    # Retrieval figures are computed alike on every device; averaging them once more could only change a last digit.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    warnings.filterwarnings("ignore", message=".*Grad strides do not match bucket view strides.*")
     advertisement = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisement.addFilter(lambda record: "litlogger" not in record.getMessage() and "💡" not in record.getMessage())
 

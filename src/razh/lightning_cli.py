@@ -1,5 +1,7 @@
 """LightningCLI with razh's arguments, links and callbacks."""
 
+import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from razh.callbacks.retrieval import RetrievalEvaluation
 from razh.callbacks.run import RunRecord
 from razh.cli import resolve_run_folder
 from razh.method import HashingMethod
+from razh.parse_errors import explain
 from razh.trainer import Trainer
 
 CALLBACKS = {
@@ -30,6 +33,7 @@ class RazhCLI(LightningCLI):
     def run(cls, command: str) -> "RazhCLI":
         """Parse sys.argv and run the command in it."""
         cls.command = command
+        strict = {"parser_mode": "omegaconf", "exit_on_error": False, "allow_abbrev": False}
         return cls(
             HashingMethod,
             LightningDataModule,
@@ -39,8 +43,21 @@ class RazhCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=RunRecord,
-            parser_kwargs={"parser_mode": "omegaconf", "prog": "razh"},
+            parser_kwargs={**strict, "prog": "razh", command: strict},
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line.
+
+        Raises:
+            ValueError: an unknown option or a value of the wrong type, in one line.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            sub = self._subcommand_parsers[self.command]
+            known = [name[2:] for action in sub._actions for name in action.option_strings if name.startswith("--")]
+            raise ValueError(explain(str(error), known, sys.argv)) from error
 
     command = "train"
 

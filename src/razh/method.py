@@ -1,5 +1,6 @@
 """What every hashing method shares: the step, the logging, the optimiser, the codes."""
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from razh.backbones.timm import TimmBackbone
 from razh.layers.hash import HashHead, binarize
 
+log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 
@@ -116,8 +118,10 @@ class HashingMethod(L.LightningModule, ABC):
         loss = torch.stack(list(terms.values())).sum()
         size = len(batch["label"])
         logged = {f"train/{name}": value.detach() for name, value in terms.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
+        self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=size
+        )
         return loss
 
     def encode_step(self, batch: Batch, batch_idx: int) -> Batch:
@@ -127,8 +131,19 @@ class HashingMethod(L.LightningModule, ABC):
 
     validation_step = test_step = predict_step = encode_step
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another code length by name, before torch lists every tensor that does not fit."""
+        found = checkpoint["state_dict"].get("head.bias")
+        if found is not None and len(found) != self.bits:
+            raise ValueError(
+                f"the checkpoint has codes of {len(found)} bits, model.bits is {self.bits}; pass BITS={len(found)}, "
+                "or another --ckpt_path"
+            )
+
     def on_fit_start(self) -> None:
         """Start the hash head from the training features, unless a checkpoint has been restored."""
+        if self.backbone.freeze != "none" and not self.backbone.has_weights:
+            log.warning("backbone %s is frozen at random weights: pass WEIGHTS=file, or pretrained=true", self.backbone.name)
         if self.trainer.ckpt_path is None:
             self.start_from_features()
 

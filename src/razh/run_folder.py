@@ -25,7 +25,7 @@ def choose(explicit: str | None, default: Path, *, resume: bool) -> Path:
     given = os.environ.get(ENVIRONMENT)
     if given:
         return Path(given)
-    if _rank() > 0:  # started by torchrun or SLURM: the first rank checks, and it alone writes
+    if _rank() > 0 and not resume:  # started by torchrun or SLURM: the first rank checks, and it alone writes
         return Path(explicit) if explicit is not None else default
     if explicit is not None:
         folder = Path(explicit)
@@ -74,5 +74,7 @@ def _number(folder: Path, default: Path) -> int:
 
 def _with_checkpoint(folder: Path) -> Path:
     if not (folder / "checkpoints" / "last.ckpt").is_file():
-        raise FileNotFoundError(f"no checkpoints/last.ckpt in run_dir={folder}; leave out --ckpt_path=last to start over")
+        raise FileNotFoundError(
+            f"no checkpoints/last.ckpt in run_dir={folder}; leave out --ckpt_path=last to start over"
+        )
     return folder

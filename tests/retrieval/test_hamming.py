@@ -138,9 +138,7 @@ def test_bit_order_bit_flips_and_database_order_change_nothing(bits, seed):
     left, right = rng.integers(0, 4, 6), rng.integers(0, 4, 30)
     expected = histogram(pack(query), pack(database), left, right, bits)
     order, flip, rows = rng.permutation(bits), rng.random(bits) < 0.5, rng.permutation(30)
-    changed = histogram(
-        pack(query[:, order] ^ flip), pack(database[:, order] ^ flip)[rows], left, right[rows], bits
-    )
+    changed = histogram(pack(query[:, order] ^ flip), pack(database[:, order] ^ flip)[rows], left, right[rows], bits)
     np.testing.assert_array_equal(changed, expected)
 
 

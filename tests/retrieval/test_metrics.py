@@ -249,7 +249,9 @@ def test_a_far_irrelevant_item_changes_nothing_within_the_cutoff(hist, cutoff):
     for ties in TIES:
         for denominator in ("hits", "all"):
             left = metrics.average_precision(before, cutoff, denominator, ties)[full]
-            np.testing.assert_allclose(metrics.average_precision(after, cutoff, denominator, ties)[full], left, atol=1e-12)
+            np.testing.assert_allclose(
+                metrics.average_precision(after, cutoff, denominator, ties)[full], left, atol=1e-12
+            )
     np.testing.assert_allclose(metrics.average_precision(after), metrics.average_precision(before), atol=1e-12)
 
 

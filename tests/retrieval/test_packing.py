@@ -30,7 +30,7 @@ def test_round_trip_for_any_shape(bits, rows, seed):
 
 @pytest.mark.parametrize("codes", [np.zeros((2, 3)), np.zeros(3, dtype=bool), np.zeros((2, 0), dtype=bool)])
 def test_pack_refuses_what_is_no_bool_matrix(codes):
-    with pytest.raises(ValueError, match="codes|bits"):
+    with pytest.raises(ValueError, match=r"codes|bits"):
         pack(codes)
 
 

@@ -1,6 +1,6 @@
 """Any timm network, cut at one point into `embed` (image -> patches) and `encode` (patches -> feature)."""
 
-import logging
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -12,8 +12,6 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_checkpoint_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-log = logging.getLogger(__name__)
 
 
 class TimmBackbone(nn.Module):
@@ -33,6 +31,7 @@ class TimmBackbone(nn.Module):
             that was cut behind its position embedding, else 0).
         token_dim, token_grid: the same two for the tokens that `contextualise` returns.
         feature_dim: width of the pooled feature.
+        has_weights: whether it started from trained weights.
     """
 
     def __init__(
@@ -59,17 +58,14 @@ class TimmBackbone(nn.Module):
             FileNotFoundError: no file at `checkpoint`.
         """
         super().__init__()
-        if name not in timm.list_models() and not name.startswith("hf-hub:") and "." not in name:
-            close = ", ".join(timm.list_models(f"*{name[:6]}*")[:3]) or "see timm.list_models()"
-            raise ValueError(f"backbone.name={name!r} is not a timm model; did you mean {close}?")
+        _check_name(name)
         self.name, self.split, self.image_size, self.freeze = name, split, image_size, freeze
+        self.has_weights = pretrained or checkpoint is not None
         size = {"img_size": image_size} if _takes_image_size(name) else {}
         # A local checkpoint wins over the hub: it was named on purpose.
         self.model = timm.create_model(name, pretrained=pretrained and checkpoint is None, num_classes=0, **size)
         if checkpoint is not None:
             load_weights(self.model, Path(checkpoint))
-        elif not pretrained and freeze != "none":
-            log.warning("backbone %s is frozen at random weights: pass WEIGHTS=<file> or pretrained=true", name)
         self.is_vit = isinstance(self.model, VisionTransformer)
         self.stages = _stages(self.model)
         if not 0 <= split <= len(self.stages) or (split == 0 and not self.is_vit):
@@ -87,17 +83,25 @@ class TimmBackbone(nn.Module):
     std: Tensor
 
     def _measure(self) -> None:
-        """Read the sizes off one black image instead of keeping a table of networks."""
+        """Read the sizes off one made-up image instead of keeping a table of networks; check the cut with it."""
         was_training = self.training
         self.eval()
         with torch.no_grad():
-            patches, self.grid = self._embed(torch.zeros(1, 3, self.image_size, self.image_size))
+            image = torch.linspace(-2, 2, 3 * self.image_size**2).view(1, 3, self.image_size, self.image_size)
+            patches, self.grid = self._embed(image)
             tokens = self.contextualise(patches)
             self.dim = patches.shape[-1]
             self.token_dim = tokens.shape[-1]
             self.token_grid = self.grid if self.is_vit else self._token_grid
-            self.feature_dim = self.pool(tokens).shape[-1]
+            feature = self.pool(tokens)
+            self.feature_dim = feature.shape[-1]
+            whole = self.model.forward_head(self.model.forward_features(image), pre_logits=True)
         self.train(was_training)
+        if feature.shape != whole.shape or not torch.allclose(feature, whole, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise ValueError(
+                f"backbone.name={self.name!r}: cut into stages, {type(self.model).__name__} gives another feature than "
+                "whole; take a ViT, EfficientNet, ResNet or ConvNeXt"
+            )
 
     @property
     def num_patches(self) -> int:
@@ -163,12 +167,16 @@ class TimmBackbone(nn.Module):
                 x = self._position(x)
                 for block in self.stages[: self.split]:
                     x = block(x)
+            elif x.ndim == 4:  # networks that take any image size keep rows and columns apart until now
+                x = x.flatten(1, 2)
             return x, (rows, columns)
         for stage in self.stages[: self.split]:
             x = stage(x)
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
 
     def _position(self, x: Tensor) -> Tensor:
+        if x.ndim == 3 and self.model.dynamic_img_size:
+            x = x.unflatten(1, self.model.patch_embed.grid_size)
         return cast("Tensor", self.model.norm_pre(self.model.patch_drop(self.model._pos_embed(x))))
 
     def contextualise(self, patches: Tensor) -> Tensor:
@@ -199,10 +207,24 @@ class TimmBackbone(nn.Module):
         return self.pool(self.contextualise(patches))
 
 
+def _check_name(name: str) -> None:
+    """Raise ValueError, with suggestions, unless timm has a network of this name and, after a dot, such weights."""
+    if name.startswith("hf-hub:"):
+        return
+    base, _, tag = name.partition(".")
+    known = timm.list_models()
+    if base not in known:
+        close = ", ".join(difflib.get_close_matches(base, known, n=3)) or "one of timm.list_models()"
+        raise ValueError(f"backbone.name={name!r} is not a timm model; did you mean {close}?")
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
+    if tag and tag not in tags:
+        raise ValueError(f"backbone.name={name!r}: {base} has no weights {tag!r}; take {', '.join(tags) or 'no tag'}")
+
+
 def _takes_image_size(name: str) -> bool:
     """Tell whether the network has position embeddings whose number depends on the image size."""
     entry = timm.model_entrypoint(name.split(".")[0]) if not name.startswith("hf-hub:") else None
-    return entry is not None and "vision_transformer" in entry.__module__
+    return entry is not None and entry.__module__.split(".")[-1].startswith(("vision_transformer", "deit"))
 
 
 def _stages(model: nn.Module) -> list[nn.Module]:
@@ -211,7 +233,7 @@ def _stages(model: nn.Module) -> list[nn.Module]:
     if isinstance(model, VisionTransformer):
         return list(part["blocks"])
     if {"conv_stem", "bn1", "blocks"} <= part.keys():  # EfficientNet and its kin
-        ends = [nn.Sequential(part["conv_head"], part["bn2"])] if "conv_head" in part else []
+        ends = [nn.Sequential(part["conv_head"], part["bn2"])] if "bn2" in part else []  # MobileNetV3: in its head
         stem = nn.Sequential(part["conv_stem"], part["bn1"])
         return [stem, *cast("nn.Sequential", part["blocks"]), *ends]
     if {"conv1", "layer1", "layer4"} <= part.keys():  # ResNet and its kin
@@ -236,11 +258,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at backbone.checkpoint={path}; check WEIGHTS=…, or use pretrained=true")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle raise types of their own
-        reason = str(error).splitlines()[0][:200]
-        raise ValueError(f"cannot read backbone.checkpoint={path}: {reason}; it may be truncated") from error
-    state = state.get("state_dict", state)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ValueError(f"cannot read backbone.checkpoint={path}: {reason}; it may be truncated") from None
+    if isinstance(state, dict):
+        state = next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"backbone.checkpoint={path} is not a dict of tensors; give a state dict of backbone.name")
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if isinstance(model, VisionTransformer):
         state = vit_checkpoint_filter(state, model)

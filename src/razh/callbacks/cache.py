@@ -64,7 +64,8 @@ class FeatureCache(Callback):
         wanted = [name for name in (*backbone.caches, "thumbnail") if name in pl_module.cached_inputs]  # type: ignore[operator]
         device = trainer.strategy.root_device
         shapes = _shapes(backbone.to(device), data)
-        store = CacheFolder(self.directory / key, shapes, views=2 if self.flips else 1, count=len(data.labels))
+        views = 2 if self.flips else 1
+        store = CacheFolder(self.directory / key, shapes, views=views, count=len(data.labels))
         lock = FileLock(self.directory / f"{key}.lock")
         try:
             self._reserve(store, lock, trainer)
@@ -72,7 +73,8 @@ class FeatureCache(Callback):
             trainer.strategy.barrier("cache filled")
         finally:
             lock.release()
-        data.attach({name: store.open(name) for name in wanted}, drop_image=True)
+        # Only the views that were filled just now: an older cache may have room for more than that.
+        data.attach({name: store.open(name)[:views] for name in wanted}, drop_image=True)
         self._attached = key
         self.seconds += time.perf_counter() - started
 
@@ -91,7 +93,9 @@ class FeatureCache(Callback):
         if problem is not None:  # on every rank, or the others would wait for ever
             raise OSError(problem)
 
-    def _fill(self, store: "CacheFolder", backbone: TimmBackbone, data: LightningDataModule, device: torch.device) -> None:
+    def _fill(
+        self, store: "CacheFolder", backbone: TimmBackbone, data: LightningDataModule, device: torch.device
+    ) -> None:
         split = data.split
         needed = np.zeros((store.views, store.count), dtype=bool)
         for name in ("train", "validation_query", "validation_database", "query", "database"):
@@ -104,7 +108,7 @@ class FeatureCache(Callback):
             log.info("features of %d images are cached in %s", needed[0].sum(), store.folder)
             return
         rank, size = world()
-        mine = missing[rank::size]
+        mine = missing[missing % size == rank]  # by index: other ranks may have marked rows since `done` was read
         loader: DataLoader[dict[str, Tensor]] = DataLoader(
             _Images(data, mine), batch_size=32, num_workers=data.num_workers
         )

@@ -1,11 +1,197 @@
 """Figures of a run, drawn after the test."""
 
-from lightning.pytorch import Callback
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from razh.callbacks.retrieval import RetrievalEvaluation
+from razh.callbacks.run import read_rows
+from razh.retrieval.codes import Codes
+from razh.retrieval.evaluation import Evaluation, TaskResult
+
+if TYPE_CHECKING:  # matplotlib takes a while to import: only a run that draws waits for it
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+FOLDER = "figures"
 
 
 class Figures(Callback):
-    """Draw the figures."""
+    """Draw what a test measured into `figures/` of the run's folder; the first rank does it, without a display.
 
-    def __init__(self, enabled: bool = True) -> None:
-        """Build."""
-        self.enabled = enabled
+    - `retrieval.png`: unseen queries and their nearest images, right and wrong ones told apart.
+    - `parts.png`: the parts that were found in images of seen and unseen classes, and the attribute of each; only where
+      the method has parts.
+    - `precision_recall.png` and `distances.png`: unseen queries against the whole database.
+    - `classes.png`: mean AP of every unseen class.
+    - `training.png`: validation mAP and loss terms over the epochs, the chosen one marked.
+
+    A figure that fails is named in a warning and left out: results are not lost for a picture. With `RAZH_DEBUG=1` in
+    the environment its error is raised.
+    """
+
+    def __init__(self, enabled: bool = True, queries: int = 8, neighbours: int = 10, part_images: int = 8) -> None:
+        """Build the callback.
+
+        Args:
+            enabled: False draws nothing.
+            queries: rows of `retrieval.png`.
+            neighbours: retrieved images a row.
+            part_images: images in `parts.png`, half of them of unseen classes.
+
+        Raises:
+            ValueError: a number below 1.
+        """
+        for name, number in (("queries", queries), ("neighbours", neighbours), ("part_images", part_images)):
+            if number < 1:
+                raise ValueError(f"figures.{name}={number} must be at least 1; for no figures: --figures.enabled=false")
+        self.enabled, self.queries, self.neighbours, self.part_images = enabled, queries, neighbours, part_images
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw every figure that the run has something for."""
+        if not self.enabled or not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        makers: dict[str, Callable[[], Figure | None]] = {
+            "parts": lambda: self._parts(pl_module, data),
+            "training": lambda: _training(trainer),
+        }
+        evaluation = next((c for c in trainer.callbacks if isinstance(c, RetrievalEvaluation)), None)  # type: ignore[attr-defined]
+        if evaluation is not None and evaluation.codes is not None and evaluation.result is not None:
+            makers |= self._of_evaluation(evaluation.codes, evaluation.result, data)
+        draw(Path(trainer.default_root_dir) / FOLDER, makers)
+
+    def _of_evaluation(self, codes: Codes, result: Evaluation, data: Any) -> "dict[str, Callable[[], Figure | None]]":
+        from razh.figures.collect import main_task
+
+        task = main_task(result)
+        if task is None or codes.multi_label:
+            return {}
+        return {
+            "retrieval": lambda: self._retrieval(codes, task, data),
+            "precision_recall": lambda: _precision_recall(codes, task),
+            "distances": lambda: _distances(codes, task),
+            "classes": lambda: _classes(codes, task),
+        }
+
+    def _retrieval(self, codes: Codes, task: TaskResult, data: Any) -> "Figure":
+        from razh.figures.collect import retrieval_rows
+        from razh.figures.grid import retrieval_figure
+
+        rows = retrieval_rows(codes, task, data.evaluation_image, self.queries, self.neighbours)
+        mean = task.values["map"].mean()
+        return retrieval_figure(
+            rows, f"{_queries(codes)} and their nearest images · {codes.bits} bits · mAP {mean:.3f}"
+        )
+
+    def _parts(self, module: LightningModule, data: Any) -> "Figure | None":
+        from razh.figures.choice import choose_images
+        from razh.figures.collect import part_pictures
+        from razh.figures.parts import parts_figure
+
+        if not getattr(module, "uses_parts", False):
+            return None
+        seen = choose_images(data.split.train, data.labels, -(-self.part_images // 2))
+        unseen = choose_images(data.split.query, data.labels, self.part_images // 2)
+        index = np.concatenate([seen, unseen])
+        pictures = part_pictures(
+            module,
+            data.evaluation_image,
+            index.tolist(),
+            data.labels[index].tolist(),
+            data.class_names,
+            data.attribute_names,
+            getattr(data, "part_masks", None),
+        )
+        return parts_figure(
+            pictures,
+            "Parts, and the attribute of its class that each is matched with; a number and colour is the same part everywhere",
+            _true_names(data),
+        )
+
+
+def draw(folder: Path, makers: "dict[str, Callable[[], Figure | None]]") -> list[str]:
+    """Make and write figures `folder`/NAME.png; return the names of those that were written.
+
+    Args:
+        folder: made if it is not there.
+        makers: by name, what makes a figure; None where there is nothing to draw.
+    """
+    from razh.figures.canvas import save
+
+    drawn = []
+    for name, make in makers.items():
+        path = folder / f"{name}.png"
+        try:
+            path.unlink(missing_ok=True)  # the picture of an earlier test would tell lies about this one
+            figure = make()
+            if figure is not None:
+                save(figure, path)
+                drawn.append(name)
+        except Exception as error:  # whatever a picture fails of, the results are worth more
+            if os.environ.get("RAZH_DEBUG") == "1":
+                raise
+            reason = (str(error).splitlines() or [""])[0]
+            log.warning("figure %s was not drawn: %s: %s", name, type(error).__name__, reason)
+            log.debug("figure %s", name, exc_info=True)
+    if drawn:
+        log.info("figures in %s: %s", folder, ", ".join(sorted(drawn)))
+    return drawn
+
+
+def _queries(codes: Codes) -> str:
+    return "Queries" if codes.unseen_classes is None else "Unseen queries"
+
+
+def _true_names(data: Any) -> tuple[str, ...]:
+    names: tuple[str, ...] = getattr(data, "part_names", ())
+    return names
+
+
+def _training(trainer: Trainer) -> "Figure | None":
+    from razh.figures.curves import best_epoch, training_figure
+
+    rows = read_rows(Path(trainer.default_root_dir) / "metrics.csv")
+    if not rows:
+        return None
+    checkpoint = trainer.checkpoint_callback
+    best = best_epoch(rows, getattr(checkpoint, "monitor", None), getattr(checkpoint, "mode", "max"))
+    return training_figure(rows, best, f"Validation and loss terms over {len(rows)} epochs; epoch {best} was chosen")
+
+
+def _precision_recall(codes: Codes, task: TaskResult) -> "Figure | None":
+    from razh.figures.curves import precision_recall
+
+    if task.precision is None or task.recall is None:
+        return None
+    mean = task.values["map"].mean()
+    return precision_recall(
+        task.precision,
+        task.recall,
+        task.counts,
+        f"{codes.bits} bits, mAP {mean:.3f}",
+        f"{_queries(codes)}, whole database",
+    )
+
+
+def _distances(codes: Codes, task: TaskResult) -> "Figure":
+    from razh.figures.curves import distances
+    from razh.retrieval.health import d_prime
+
+    separation = d_prime(task.counts[:, 1], task.counts[:, 0])
+    return distances(task.counts, separation, f"{_queries(codes)}, whole database, {codes.bits} bits")
+
+
+def _classes(codes: Codes, task: TaskResult) -> "Figure":
+    from razh.figures.curves import classes_figure
+
+    ids = sorted(task.class_map)
+    names = [codes.class_names[c] if c < len(codes.class_names) else str(c) for c in ids]
+    chance = [float(task.values["chance"][task.labels == c].mean()) for c in ids]
+    kind = "Classes" if codes.unseen_classes is None else "Unseen classes"
+    return classes_figure(names, [task.class_map[c] for c in ids], chance, f"{kind}, {codes.bits} bits")

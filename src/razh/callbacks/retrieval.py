@@ -93,8 +93,8 @@ class RetrievalEvaluation(Callback):
         self.codes = self._gather(trainer, pl_module, split.query, split.database, limited)
         self.result = self._evaluate(self.codes, "test/") if self.codes is not None else None
         if self.result is not None:
-            main = {k: v for k, v in self.result.metrics.items() if k.endswith("/map")}
-            pl_module.log_dict(main)
+            for logger in trainer.loggers:
+                logger.log_metrics(self.result.metrics, step=trainer.global_step)
 
     def _gather(
         self, trainer: Trainer, pl_module: LightningModule, query: np.ndarray, database: np.ndarray, limited: bool

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from razh.commands.evaluate import write_json
-from razh.retrieval.audit import audit, read_list
+from razh.retrieval.split_lists import audit, read_list
 
 __all__ = ["main"]
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         raise ValueError("query and database are needed; name both lists")
     found = audit(query, database, train)
     console = Console()
-    shown = Table(title=f"{options.query} and {options.database}")
+    shown = Table(title="split lists")
     shown.add_column("what")
     shown.add_column("count", justify="right")
     for name, count in found.facts.items():

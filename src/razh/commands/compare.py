@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -121,18 +122,27 @@ def _band(share: Share, metric: str) -> tuple[float, float] | None:
 
 
 def _table(verdicts: list[_Verdict], options: argparse.Namespace) -> Table:
-    unit = "classes" if options.by == "class" else "queries"
-    shown = Table(title=f"{options.second} against {options.first}, {options.metric}")
-    confidence = f"{verdicts[0].comparison.confidence:.0%} interval"
-    for name in ("task", unit, "first", "second", "difference", confidence, "p", "beyond ties"):
-        shown.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
+    """Return one column a task, narrow enough for a terminal."""
+    names = Path(options.first).stem, Path(options.second).stem
+    shown = Table(title=f"{options.metric}: {names[1]} against {names[0]}")
+    shown.add_column("")
     for verdict in verdicts:
-        c = verdict.comparison
-        beyond = {True: "yes", False: "no", None: ""}[verdict.exceeds_ties]
-        interval = f"{c.low:+.4f} … {c.high:+.4f}"
-        numbers = (f"{c.first:.4f}", f"{c.second:.4f}", f"{c.difference:+.4f}", interval, f"{c.p_value:.4f}")
-        shown.add_row(verdict.task or "all", str(c.units), *numbers, beyond)
+        shown.add_column(verdict.task or "all queries", justify="right", no_wrap=True)
+    found = [verdict.comparison for verdict in verdicts]
+    interval = f"{found[0].confidence:.0%} interval"
+    shown.add_row("classes" if options.by == "class" else "queries", *(str(c.units) for c in found))
+    for number, name in enumerate(names):
+        shown.add_row(name, *(f"{(c.first, c.second)[number]:.4f}" for c in found))
+        shown.add_row("  worst – best", *(_text(verdict.bands[number]) for verdict in verdicts))
+    shown.add_row("difference", *(f"{c.difference:+.4f}" for c in found))
+    shown.add_row(interval, *(f"{c.low:+.4f} … {c.high:+.4f}" for c in found))
+    shown.add_row("p (permutation)", *(f"{c.p_value:.4f}" for c in found))
+    shown.add_row("beyond ties", *({True: "yes", False: "no", None: ""}[v.exceeds_ties] for v in verdicts))
     return shown
+
+
+def _text(band: tuple[float, float] | None) -> str:
+    return "" if band is None else f"{band[0]:.4f} – {band[1]:.4f}"
 
 
 def _parser() -> argparse.ArgumentParser:

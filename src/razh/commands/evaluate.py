@@ -25,7 +25,7 @@ A codes file (.npz) holds query_codes, database_codes (packed bytes), query_labe
 optionally query_index, database_index, unseen_classes, class_names, fingerprint, protocol; docs/retrieval.md.
 
 Other files are named one by one: .npy, .npz:key, .mat:variable, .csv, .txt. Codes may be 0/1, -1/+1, real numbers
-(1 where >= threshold) or packed bytes; labels class ids, names, one-hot or multi-hot rows. What was detected is printed.
+(1 where >= threshold) or packed bytes; labels class ids, names, one-hot or multi-hot rows. What was detected is said.
 
 examples:
   razh evaluate codes.npz --json figures.json --figure curve.png

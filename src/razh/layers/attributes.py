@@ -78,7 +78,7 @@ class AttributeMatcher(nn.Module):
             logits = sinkhorn(logits, allowed, self.balance)
         soft = logits.softmax(dim=-1)
         hard = F.one_hot(soft.argmax(dim=-1), soft.shape[-1]).to(soft.dtype)
-        choice = hard + soft - soft.detach()
+        choice = hard + (soft - soft.detach())  # in this order the sum is exactly one-hot
         return Match(similarity, choice, (similarity * hard).sum(dim=-1))
 
 

@@ -53,7 +53,7 @@ def itq(
         weight (L, D) and bias (L,) of the linear map; outputs have standard deviation 1 on average.
 
     Raises:
-        ValueError: fewer than two features, or NaN among them.
+        ValueError: fewer than two features, NaN among them, or all the same.
     """
     if len(features) < 2 or not features.isfinite().all():
         raise ValueError(f"PCA needs at least 2 finite features, got {len(features)}; check the training images")
@@ -62,6 +62,8 @@ def itq(
     scatter = centred.T @ centred / len(features)
     variance, vectors = torch.linalg.eigh(scatter)  # ascending
     usable = int((variance > variance[-1] * 1e-10).sum())
+    if not usable:
+        raise ValueError(f"PCA needs features that differ, got {len(features)} equal ones; set model.hash_init=random")
     rank = min(bits, usable, len(features) - 1)
     basis = vectors[:, -rank:].flip(1)  # (D, rank), most variance first
     projected = centred @ basis  # (n, rank)

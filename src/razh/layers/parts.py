@@ -70,7 +70,7 @@ class SoftPartClustering(nn.Module):
             return soft
         # Hard forward; the small soft share keeps a gradient for the projection, or nothing would ever move it.
         hard = F.one_hot(soft.argmax(dim=-1), soft.shape[-1]).to(soft.dtype)
-        return hard + soft - soft.detach()
+        return hard + (soft - soft.detach())  # in this order the sum is exactly one-hot
 
 
 def part_vectors(patches: Tensor, assignment: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ def entropy_loss(assignment: Tensor) -> Tensor:
 def total_variation_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mean absolute difference between the assignments (B, N, K + 1) of neighbouring patches of a grid."""
     maps = assignment.unflatten(1, grid)
-    down = (maps[:, 1:] - maps[:, :-1]).abs().mean()
-    right = (maps[:, :, 1:] - maps[:, :, :-1]).abs().mean()
-    return down + right
+    down = (maps[:, 1:] - maps[:, :-1]).abs()
+    right = (maps[:, :, 1:] - maps[:, :, :-1]).abs()
+    return down.sum() / max(down.numel(), 1) + right.sum() / max(right.numel(), 1)  # a single row has nothing below
 
 
 def flip_equivariance_loss(assignment: Tensor, flipped: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -95,7 +95,7 @@ class RAZH(HashingMethod):
             part_temperature: τ of the soft assignment.
             part_centres: `shared` by all images, or refined per `image`.
             part_assignment: `soft`, or `hard` as an ablation.
-            granularity: replace whole `part`s, or each `patch` on its own as an ablation.
+            granularity: replace whole `part`s, or each `patch` on its own as an ablation (without any part terms).
             own_threshold: an attribute is a class's own from this share of its strongest attribute on.
             attribute_choice: `nearest`, or `random` among the own ones, or an `other` one: the controls.
             match_temperature: τ of the match.
@@ -140,6 +140,8 @@ class RAZH(HashingMethod):
         self.granularity, self.target, self.target_side = granularity, target, target_side
         self.replaced_share, self.ramp_epochs, self.hidden_share = replaced_share, ramp_epochs, hidden_share
         self.branch_images, self.scale = branch_images, scale
+        if granularity == "patch":  # nothing is clustered, so nothing tells how good the clusters are
+            orthogonality_weight = presence_weight = entropy_weight = smoothness_weight = equivariance_weight = 0.0
         self.weights = {
             "hash": hash_weight,
             "semantic": semantic_weight,
@@ -196,7 +198,7 @@ class RAZH(HashingMethod):
         backbone = self.backbone
         part_terms = ("orthogonality", "presence", "entropy", "smoothness", "equivariance")
         self.uses_parts = self.uses("mix", "mix_hash", "alignment", *part_terms)
-        if self.uses_parts:
+        if self.uses_parts and self.granularity == "part":
             self.clustering = clustering
         if self.uses("mix", "mix_hash", "alignment"):
             self.matcher = matcher
@@ -266,8 +268,9 @@ class RAZH(HashingMethod):
         return patches[:, self.backbone.prefix :]
 
     def _match(self, patches: Tensor, batch: Batch) -> Parts:
-        vectors, assignment = self.clustering(patches)
-        if self.granularity == "patch":  # the ablation: every patch is a part of its own
+        if self.granularity == "part":
+            vectors, assignment = self.clustering(patches)
+        else:  # the ablation: every patch is a part of its own
             identity = torch.eye(patches.shape[1], device=patches.device, dtype=patches.dtype)
             vectors, assignment = patches, F.pad(identity, (0, 1)).expand(len(patches), -1, -1)
         return Parts(vectors, assignment, self.matcher(vectors, self.attribute_vectors, self.own[batch["label"]]))

@@ -137,7 +137,7 @@ class Codes:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"{path} cannot be read as .npz with plain arrays ({error}); write it with numpy.savez"
             ) from error

@@ -32,12 +32,12 @@ Counts: TypeAlias = NDArray[np.int64]
 Fill: TypeAlias = Callable[[Packed], None]
 
 ROUTES = ("auto", "numpy", "faiss", "torch")
-QUERY_BLOCK = 12  # queries whose distances are held at once: 12 bytes a database item
-DATABASE_CHUNK = 16_384  # database items a kernel call: its int32 distances stay in the second-level cache
+QUERY_BLOCK = 12  # queries whose distances are held at once: 12 bytes a database item; twice that for small databases
+DATABASE_CHUNK = 16_384  # database items a kernel call: its int32 distances stay in the cache
 DEVICE_PAIRS = 1 << 26  # pairs a block on a CUDA device
 DEVICE_BINS = 1 << 24  # counters of such a block
 HOST_PAIRS = 1 << 22  # pairs a block of the torch route on the CPU, and of multi-label counting
-LONG_SLICE = 1024  # relevant items from which a class slice is counted by itself
+LONG_SLICE = 256  # mean number of relevant items from which a class slice is counted by itself
 SLICE_PAIRS = 1 << 18  # pairs of short slices counted together
 RANK_BYTES = 64 << 20  # working memory of a ranked search
 FAISS_GPU_NEIGHBOURS = 2048  # longest list that FAISS selects on a GPU
@@ -331,11 +331,12 @@ def _count_single(
     query, labels = _take(_words(left), queries), left_labels[queries]
     first, last = (np.searchsorted(classes, labels, side=side) for side in ("left", "right"))
     size = bits + 1
-    by_run = int((last - first).max(initial=0)) >= LONG_SLICE
+    by_run = int((last - first).sum()) >= LONG_SLICE * len(query)
     every = np.zeros((len(query), size), dtype=np.int64)
     same = np.zeros_like(every) if by_run else _count_slices(query, database, first, last, size)
-    lanes = min(QUERY_BLOCK, 256 // size, len(query)) if bits < 256 else 1
-    groups = min(QUERY_BLOCK // lanes, -(-len(query) // lanes))
+    block_rows = QUERY_BLOCK if len(database) > DATABASE_CHUNK else 2 * QUERY_BLOCK
+    lanes = min(block_rows, 256 // size, len(query)) if bits < 256 else 1
+    groups = min(block_rows // lanes, -(-len(query) // lanes))
 
     def work(starts: range) -> None:
         block = _ByteBlock(database, bits, lanes, groups, route)
@@ -378,7 +379,9 @@ class _ByteBlock:
         dtype = torch.uint8 if bits < 256 else torch.int32
         self.keys = torch.empty((queries, len(database)), dtype=dtype)
         self.groups = list(self.keys.view(groups, -1))
-        self.offset = (torch.arange(queries, dtype=torch.int32) % lanes * self.size).to(dtype).unsqueeze(1)
+        row = torch.arange(queries, dtype=torch.int32).unsqueeze(1)
+        self.offset = (row % lanes * self.size).to(dtype)
+        self.group_offset = row // lanes * (lanes * self.size)
         self.parts = [
             (fill, torch.from_numpy(out), self.keys[:, columns])
             for columns, fill, out in _kernels(route, database, queries)
@@ -401,13 +404,9 @@ class _ByteBlock:
 
     def count_slice(self, begin: int, end: int, first: int, last: int) -> Counts:
         """Return counts (end − begin, L + 1) of these queries over database rows first … last − 1."""
-        counted = []
-        for low in range(begin // self.lanes * self.lanes, end, self.lanes):
-            start, stop = max(low, begin), min(low + self.lanes, end)
-            keys = self.keys[start:stop, first:last].reshape(-1)
-            bins = torch.bincount(keys, minlength=self.lanes * self.size).view(self.lanes, self.size)
-            counted.append(bins[start - low : stop - low])
-        result: Counts = torch.cat(counted).numpy()
+        keys = self.keys[begin:end, first:last].to(torch.int32).add_(self.group_offset[begin:end])
+        counted = torch.bincount(keys.view(-1), minlength=end * self.size).view(-1, self.size)
+        result: Counts = counted[begin:].numpy()
         return result
 
 

@@ -16,7 +16,7 @@ contribute to the sum of precisions at relevant ranks, in expectation over order
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -45,6 +45,7 @@ Denominator: TypeAlias = Literal["hits", "all"]
 Floats: TypeAlias = NDArray[np.float64]
 Counts: TypeAlias = NDArray[np.int64]
 
+QUERY_BLOCK = 512
 MIXTURE_CELLS = 1 << 20  # (query, hits) pairs of a cut bucket looked at together
 
 
@@ -73,6 +74,13 @@ def _buckets(hist: ArrayLike) -> _Buckets:
     relevant = np.ascontiguousarray(counts[:, :, 1:].sum(axis=2))
     items = counts[:, :, 0] + relevant
     return _Buckets(items, relevant, np.cumsum(items, axis=1) - items, np.cumsum(relevant, axis=1) - relevant)
+
+
+def _in_blocks(hist: ArrayLike, function: Callable[[Counts], Floats]) -> Floats:
+    """Apply a function of histograms to blocks of queries, whose temporary arrays stay in the cache."""
+    counts = _histogram(hist)
+    starts = range(0, max(1, len(counts)), QUERY_BLOCK)
+    return np.concatenate([function(counts[start : start + QUERY_BLOCK]) for start in starts])
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -112,12 +120,12 @@ class _PrefixSums:
         return difference
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _harmonic_table(size: int) -> _PrefixSums:
     return _PrefixSums(1.0 / np.arange(1, size + 1))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _discount_table(size: int) -> _PrefixSums:
     return _PrefixSums(1.0 / np.log2(np.arange(2, size + 2)))
 
@@ -187,12 +195,16 @@ def average_precision(
     """
     _check("denominator", denominator, ("hits", "all"))
     _check("ties", ties, ("expected", "worst", "best"))
+    if cutoff is not None:
+        _check_rank("cutoff", cutoff)
+    return _in_blocks(hist, lambda block: _average_precision(block, cutoff, denominator, ties))
+
+
+def _average_precision(hist: Counts, cutoff: int | None, denominator: Denominator, ties: Ties) -> Floats:
     buckets = _buckets(hist)
     total = buckets.items.sum(axis=1)
     harmonic = _harmonic(int(total.max(initial=0)))
     limit = int(total.max(initial=0)) if cutoff is None else cutoff
-    if cutoff is not None:
-        _check_rank("cutoff", cutoff)
     places = np.clip(limit - buckets.items_before, 0, buckets.items)
     whole = places == buckets.items
     sums = _bucket_sum(harmonic, ties, buckets.items, buckets.relevant, buckets.items_before, buckets.relevant_before)
@@ -280,7 +292,11 @@ def chance(hist: ArrayLike, cutoff: int | None = None, denominator: Denominator 
     Raises:
         ValueError: as in `average_precision`.
     """
-    return average_precision(_histogram(hist).sum(axis=1, keepdims=True), cutoff, denominator, "expected")
+    counts = _histogram(hist)
+    relevant = counts[:, :, 1:].sum(axis=(1, 2))
+    one_bucket = np.stack([counts[:, :, 0].sum(axis=1), relevant], axis=1)
+    different, inverse = np.unique(one_bucket, axis=0, return_inverse=True)
+    return average_precision(different[:, None], cutoff, denominator, "expected")[inverse.ravel()]
 
 
 def average_precision_ranked(
@@ -417,12 +433,15 @@ def ndcg_at(hist: ArrayLike, k: int | None = None, gain: Literal["exponential", 
         ValueError: `hist` is no histogram, k is below 1, or `gain` is unknown.
     """
     _check("gain", gain, ("exponential", "linear"))
-    counts = _histogram(hist)
+    if k is not None:
+        _check_rank("k", k)
+    return _in_blocks(hist, lambda block: _ndcg_at(block, k, gain))
+
+
+def _ndcg_at(counts: Counts, k: int | None, gain: str) -> Floats:
     items = counts.sum(axis=2)
     largest = int(items.sum(axis=1).max(initial=0))
     limit = largest if k is None else k
-    if k is not None:
-        _check_rank("k", k)
     grades = np.arange(counts.shape[2], dtype=np.float64)
     gains = np.exp2(grades) - 1 if gain == "exponential" else grades
     discounts = _discount_table(_table_size(largest))

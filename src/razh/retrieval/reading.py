@@ -6,7 +6,6 @@ Every reader says what it took the numbers for, so that a wrong guess is seen: `
 from __future__ import annotations
 
 import gzip
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,17 +50,23 @@ def read_array(source: str) -> Array:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {path}; give .npy, .npz:key, .mat:variable or a text file")
     suffix = Path(path.removesuffix(".gz")).suffix.lower()
-    try:
-        if suffix == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
-        if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return _pick({name: file[name] for name in file.files}, key, path)
-        if suffix == ".mat":
-            return _pick(_read_mat(path), key, path)
+    if suffix not in (".npy", ".npz", ".mat"):
         return _read_text(path)
-    except (OSError, EOFError, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError) as error:
+    try:
+        arrays = _read_mat(path) if suffix == ".mat" else _read_numpy(path)
+    except NotImplementedError as error:
+        raise ValueError(f"{path} is a MATLAB 7.3 file (HDF5); save it with -v7, or as .npy") from error
+    except Exception as error:  # a damaged file fails in many ways
         raise ValueError(f"{path} cannot be read ({error}); is it complete, and does its suffix fit?") from error
+    return _pick(arrays, key, path)
+
+
+def _read_numpy(path: str) -> dict[str, Array]:
+    content = np.load(path, allow_pickle=False)
+    if isinstance(content, np.ndarray):
+        return {Path(path).stem: content}
+    with content as file:
+        return {name: file[name] for name in file.files}
 
 
 def _pick(arrays: Mapping[str, Array], key: str, path: str) -> Array:
@@ -69,6 +74,8 @@ def _pick(arrays: Mapping[str, Array], key: str, path: str) -> Array:
         return arrays[key]
     if not key and len(arrays) == 1:
         return next(iter(arrays.values()))
+    if not arrays:
+        raise ValueError(f"{path} holds no array; is it complete, and does its suffix fit?")
     asked = f"lacks {key!r}" if key else "holds several arrays"
     raise ValueError(f"{path} {asked}; name one of {', '.join(sorted(arrays))} as {path}:NAME")
 
@@ -76,20 +83,22 @@ def _pick(arrays: Mapping[str, Array], key: str, path: str) -> Array:
 def _read_mat(path: str) -> dict[str, Array]:
     from scipy.io import loadmat
 
-    try:
-        content = loadmat(path)
-    except NotImplementedError as error:
-        raise ValueError(f"{path} is a MATLAB 7.3 file (HDF5); save it with -v7, or as .npy") from error
+    content = loadmat(path)
     return {name: np.asarray(value) for name, value in content.items() if not name.startswith("__")}
 
 
 def _read_text(path: str) -> Array:
     opener = gzip.open if path.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8-sig") as file:
-        lines = [line.strip() for line in file if line.strip()]
+    try:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
+            lines = [line.strip() for line in file if line.strip()]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} cannot be read as text ({error}); is it complete, and does its suffix fit?"
+        ) from error
     if not lines:
         raise ValueError(f"{path} is empty; it should hold one row a line")
-    separator = next((mark for mark in (",", ";", "\t") if mark in lines[-1]), None)
+    separator = next((mark for mark in (",", ";", "\t") if any(mark in line for line in lines)), None)
     rows = [[cell.strip() for cell in line.split(separator)] for line in lines]
     if not _is_number(rows[0][0]) and len(rows) > 1 and _is_number(rows[1][0]):
         rows = rows[1:]

@@ -1,0 +1,97 @@
+"""Queries and their nearest database images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from razh.figures.canvas import INK, MUTED, RIGHT, WRONG, Canvas
+from razh.figures.names import readable, wrapped
+
+__all__ = ["Neighbour", "RetrievalRow", "retrieval_figure"]
+
+SIDE, GAP, BELOW = 104, 12, 48  # pixels: of a picture, between pictures, for the words under one
+LEFT, TOP, EDGE = 142, 84, 14
+LINE = 17  # characters that fit under a picture
+DASHES = (0, (2.2, 1.4))
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbour:
+    """A retrieved image: pixels (S, S, 3) uint8, class name, Hamming distance, whether the class is the query's."""
+
+    image: NDArray[np.uint8]
+    name: str
+    distance: int
+    right: bool
+    seen: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalRow:
+    """A query: pixels (S, S, 3) uint8, class name, average precision, and its neighbours, nearest first."""
+
+    image: NDArray[np.uint8]
+    name: str
+    ap: float
+    neighbours: Sequence[Neighbour]
+
+
+def retrieval_figure(rows: Sequence[RetrievalRow], title: str = "") -> Figure:
+    """Draw one row a query: the query, then its nearest images, right and wrong ones told apart by frame and mark.
+
+    Args:
+        rows: the queries.
+        title: above the grid.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError("rows is empty; choose at least one query")
+    columns = max(len(row.neighbours) for row in rows)
+    step = SIDE + GAP
+    canvas = Canvas(LEFT + SIDE + 2 * GAP + columns * step + EDGE, TOP + len(rows) * (SIDE + BELOW))
+    _legend(canvas, title)
+    for number, row in enumerate(rows):
+        y = TOP + number * (SIDE + BELOW)
+        canvas.text(EDGE, y, wrapped(readable(row.name), 14, 5), 6.5, weight="bold")
+        canvas.text(EDGE, y + SIDE - 14, f"AP {row.ap:.2f}", 7, color=MUTED)
+        canvas.image(LEFT, y, row.image, SIDE)
+        canvas.frame(LEFT, y, SIDE, INK, 1.0)
+        for place, neighbour in enumerate(row.neighbours):
+            _draw(canvas, LEFT + SIDE + 3 * GAP + place * step, y, neighbour)
+    return canvas.figure
+
+
+def _draw(canvas: Canvas, x: float, y: float, neighbour: Neighbour) -> None:
+    colour = RIGHT if neighbour.right else WRONG
+    canvas.image(x, y, neighbour.image, SIDE)
+    _mark(canvas, x, y, SIDE, neighbour.right)
+    canvas.text(x + SIDE / 2, y + SIDE + 6, str(neighbour.distance), 6.5, ha="center", color=colour, weight="bold")
+    if not neighbour.right:
+        style = "italic" if neighbour.seen else "normal"
+        name = wrapped(readable(neighbour.name), LINE, 2)
+        canvas.text(x + SIDE / 2, y + SIDE + 22, name, 5, ha="center", color=INK, style=style)
+
+
+def _mark(canvas: Canvas, x: float, y: float, side: float, right: bool) -> None:
+    """Frame a square and put a tick or a cross on its corner."""
+    colour = RIGHT if right else WRONG
+    canvas.frame(x, y, side, colour, 2.2, "solid" if right else DASHES)
+    box = {"boxstyle": "circle,pad=0.18", "facecolor": colour, "edgecolor": "white", "linewidth": 0.7}
+    canvas.badge(x + side - 3, y + 3, "✓" if right else "✗", 6.5, box, color="white", weight="bold")
+
+
+def _legend(canvas: Canvas, title: str) -> None:
+    canvas.text(EDGE, 14, title, 9, weight="bold")
+    y = 46
+    canvas.text(LEFT + SIDE / 2, y + 6, "query", 7, ha="center", color=MUTED)
+    x = LEFT + SIDE + 3 * GAP
+    for right, words in ((True, "same class"), (False, "other class")):
+        _mark(canvas, x, y, 24, right)
+        canvas.text(x + 40, y + 6, words, 7, color=MUTED)
+        x += 150
+    canvas.text(x, y + 6, "number: Hamming distance    italics: class seen in training", 7, color=MUTED)

@@ -1,0 +1,64 @@
+"""Tiny networks, facts and batches that many tests share."""
+
+import pytest
+import torch
+
+from razh.backbones.timm import TimmBackbone
+
+CLASSES, ATTRIBUTES, VECTOR, SIZE = 6, 8, 5, 32
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path, monkeypatch):
+    """One thread, the same random numbers, caches in a folder of the test, no run folder from outside."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    monkeypatch.setenv("RAZH_CACHE", str(tmp_path / "cache"))
+    for name in ("RAZH_RUN_DIR", "RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def facts():
+    """Return what the data tells a method: six classes of eight attributes, the last two are unseen."""
+    generator = torch.Generator().manual_seed(7)
+    return {
+        "class_attributes": torch.rand(CLASSES, ATTRIBUTES, generator=generator),
+        "attribute_vectors": torch.randn(ATTRIBUTES, VECTOR, generator=generator),
+        "train_classes": torch.tensor([0, 1, 3, 4]),
+    }
+
+
+@pytest.fixture
+def make_backbone():
+    """Return a factory of tiny networks for images of 32 pixels."""
+
+    def make(name="test_vit", split=0, image_size=SIZE, **arguments):
+        return TimmBackbone(name, split=split, image_size=image_size, **arguments)
+
+    return make
+
+
+@pytest.fixture
+def make_method(facts, make_backbone):
+    """Return a factory of methods on a tiny network."""
+
+    def make(method, backbone=None, **arguments):
+        backbone = make_backbone() if backbone is None else backbone
+        return method(backbone=backbone, **{**facts, "bits": 12, **arguments})
+
+    return make
+
+
+@pytest.fixture
+def make_batch():
+    """Return a factory of batches of training classes; each class has a colour of its own."""
+
+    def make(count=8, size=SIZE, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        label = torch.tensor([0, 1, 3, 4])[torch.arange(count) % 4]
+        tint = torch.randint(0, 200, (CLASSES, 3, 1, 1), generator=torch.Generator().manual_seed(3))
+        noise = torch.randint(0, 56, (count, 3, size, size), generator=generator)
+        return {"image": (tint[label] + noise).to(torch.uint8), "label": label, "index": torch.arange(count)}
+
+    return make

@@ -1,0 +1,61 @@
+import math
+
+import pytest
+import torch
+
+from razh.losses import parts
+
+
+def test_orthogonality_by_hand():
+    orthogonal = torch.tensor([[[2.0, 0.0], [0.0, 0.5]]])
+    same = torch.tensor([[[1.0, 1.0], [3.0, 3.0]]])
+    slanted = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]])
+    assert parts.orthogonality_loss(orthogonal).item() == pytest.approx(0, abs=1e-6)
+    assert parts.orthogonality_loss(same).item() == pytest.approx(1, abs=1e-6)
+    assert parts.orthogonality_loss(slanted).item() == pytest.approx(0.5, abs=1e-6)
+    assert parts.orthogonality_loss(torch.cat([orthogonal, same])).item() == pytest.approx(0.5, abs=1e-6)
+    assert parts.orthogonality_loss(torch.randn(3, 1, 4)).item() == pytest.approx(0, abs=1e-6)  # one part only
+
+
+def test_presence_by_hand():
+    assignment = torch.tensor([[[0.7, 0.2, 0.1], [0.1, 0.4, 0.5]], [[0.6, 0.4, 0.0], [0.0, 0.1, 0.9]]])
+    assert parts.presence_loss(assignment).item() == pytest.approx((0.3 + 0.6 + 0.1) / 3, abs=1e-6)
+    assert parts.presence_loss(torch.eye(3)[None]) == 0
+
+
+def test_presence_falls_as_a_slot_appears_in_one_image():
+    losses = []
+    for strength in (0.1, 0.5, 0.9):
+        assignment = torch.zeros(2, 4, 2)
+        assignment[..., 0] = 1
+        assignment[1, 2] = torch.tensor([1 - strength, strength])
+        losses.append(float(parts.presence_loss(assignment)))
+    assert losses == pytest.approx([0.45, 0.25, 0.05])
+
+
+def test_entropy_by_hand():
+    assert parts.entropy_loss(torch.full((2, 3, 5), 0.2)).item() == pytest.approx(1, abs=1e-5)
+    assert parts.entropy_loss(torch.eye(4)[None]).item() == pytest.approx(0, abs=1e-5)
+    half = torch.tensor([[[0.5, 0.5, 0.0, 0.0]]])
+    assert parts.entropy_loss(half).item() == pytest.approx(math.log(2) / math.log(4), abs=1e-5)
+
+
+def test_total_variation_by_hand():
+    maps = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])  # one step between columns 1 and 2, none between rows
+    assignment = torch.stack([maps.flatten(), 1 - maps.flatten()], dim=-1)[None]
+    assert parts.total_variation_loss(assignment, (2, 3)).item() == pytest.approx(0.5)
+    assert parts.total_variation_loss(torch.full((2, 6, 3), 1 / 3), (2, 3)) == 0
+
+
+@pytest.mark.parametrize("grid", [(1, 6), (6, 1), (1, 1)])
+def test_total_variation_of_a_single_row_is_finite(grid):
+    assignment = torch.rand(2, grid[0] * grid[1], 3)
+    assert parts.total_variation_loss(assignment, grid).isfinite()
+
+
+def test_flip_equivariance_is_zero_for_the_mirrored_assignment():
+    assignment = torch.rand(2, 6, 3).softmax(dim=-1)
+    mirrored = torch.stack([assignment[:, 3 * row + 2 - column] for row in range(2) for column in range(3)], dim=1)
+    assert parts.flip_equivariance_loss(assignment, mirrored, (2, 3)) == 0
+    assert parts.flip_equivariance_loss(assignment, assignment, (2, 3)) > 0
+    assert parts.flip_equivariance_loss(torch.eye(2)[None], torch.eye(2)[None], (1, 2)).item() == pytest.approx(2)

@@ -1,0 +1,268 @@
+import pytest
+import torch
+
+from razh.layers.attributes import Match
+from razh.losses.attributes import own_attributes
+from razh.methods.razh import RAZH
+
+WEIGHTS = (
+    "hash", "semantic", "pairwise", "similarity", "quantization", "balance", "classification", "mix", "mix_hash",
+    "reconstruction", "alignment", "orthogonality", "presence", "entropy", "smoothness", "equivariance",
+)  # fmt: skip
+DEFAULT_TERMS = set(WEIGHTS) - {"pairwise", "quantization", "balance", "equivariance"}
+CUTS = [("test_vit", 0), ("test_vit", 2), ("test_efficientnet", 2)]
+
+
+class Clock:
+    """What `share` asks of a trainer."""
+
+    def __init__(self, step, batches=10):
+        self.global_step, self.num_training_batches = step, batches
+
+
+@pytest.fixture
+def make(make_method, make_backbone):
+    def build(name="test_vit", split=0, freeze="none", step=100, **arguments):
+        method = make_method(RAZH, make_backbone(name, split, freeze=freeze), **arguments)
+        method._trainer = Clock(step)
+        return method
+
+    return build
+
+
+def only(*terms):
+    """Return weights that leave just these terms."""
+    return {f"{name}_weight": 1.0 if name in terms else 0.0 for name in WEIGHTS}
+
+
+def assert_all_trained(method, batch):
+    terms = method.losses(batch)
+    assert all(value.isfinite() for value in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    untouched = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
+    assert not untouched
+    return terms
+
+
+ABLATIONS = [
+    {},
+    {"part_assignment": "hard"},
+    {"part_centres": "image"},
+    {"granularity": "patch"},
+    {"attribute_choice": "random"},
+    {"attribute_choice": "other"},
+    {"match_gumbel": True},
+    {"match_balance": 0},
+    {"target": "feature"},
+    {"classifier": "linear"},
+    {"mix_weight": 0.0},
+    {"mix_weight": 0.0, "mix_hash_weight": 0.0},
+    {"mix_weight": 0.0, "mix_hash_weight": 0.0, "alignment_weight": 0.0},
+    {"reconstruction_weight": 0.0},
+    {"reconstruction_weight": 0.0, "mix_weight": 0.0},
+    {"hash_weight": 0.0},
+    {"semantic_weight": 0.0, "classification_weight": 0.0},
+    {f"{name}_weight": 0.1 for name in WEIGHTS},
+]
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda a: "-".join(f"{k}={v}" for k, v in a.items())[:60] or "all")
+def test_every_trainable_parameter_gets_a_gradient(make, make_batch, ablation):
+    """DDP waits for ever for a parameter that gets none."""
+    assert_all_trained(make(**ablation), make_batch())
+
+
+@pytest.mark.parametrize("freeze", ["none", "trunk", "all"])
+@pytest.mark.parametrize(("name", "split"), CUTS)
+def test_every_backbone_and_freeze(make, make_batch, name, split, freeze):
+    terms = assert_all_trained(make(name, split, freeze), make_batch())
+    assert terms.keys() == DEFAULT_TERMS
+
+
+@pytest.mark.parametrize("step", [0, 100])
+def test_gradients_are_there_from_the_first_step_on(make, make_batch, step):
+    method = make(step=step)
+    assert_all_trained(method, make_batch())
+    assert (method.replacement.to_patch[0].weight.grad.abs().sum() > 0) == (step > 0)
+
+
+@pytest.mark.parametrize("part", ["clustering", "matcher", "replacement", "decoder", "head"])
+def test_the_modules_of_the_paper_really_move(make, make_batch, part):
+    method = make()
+    assert_all_trained(method, make_batch())
+    assert all(p.grad.abs().sum() > 0 for name, p in getattr(method, part).named_parameters() if "bias" not in name)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_term_of_weight_zero_is_absent_and_costs_no_module(make, make_batch, name):
+    terms = make(**{f"{n}_weight": 0.0 if n == name else 0.1 for n in WEIGHTS}).losses(make_batch())
+    assert terms.keys() == set(WEIGHTS) - {name}
+
+
+@pytest.mark.parametrize(
+    ("terms", "modules"),
+    [
+        (("hash",), {"hash_classifier"}),
+        (("semantic",), {"hash_semantic"}),
+        (("similarity",), set()),
+        (("classification",), {"classifier"}),
+        (("presence",), {"clustering"}),
+        (("alignment",), {"clustering", "matcher"}),
+        (("mix",), {"clustering", "matcher", "replacement", "decoder"}),
+        (("mix_hash",), {"clustering", "matcher", "replacement", "hash_classifier"}),
+        (("reconstruction",), {"decoder"}),
+    ],
+)
+def test_only_the_modules_that_a_term_needs_are_built(make, make_batch, terms, modules):
+    method = make(**only(*terms))
+    assert {name for name, _ in method.named_children()} == {"backbone", "head"} | modules
+    assert ("mask_vector" in dict(method.named_parameters())) == ("reconstruction" in terms)
+    assert method.losses(make_batch()).keys() == set(terms)
+
+
+def test_weights_scale_their_terms(make, make_batch):
+    batch = make_batch()
+    one, three = make(**only("hash")), make(**only("hash") | {"hash_weight": 3.0})
+    three.load_state_dict(one.state_dict())
+    torch.testing.assert_close(three.losses(batch)["hash"], 3 * one.losses(batch)["hash"])
+
+
+def test_hash_logits_do_not_depend_on_labels(make, make_batch):
+    method, batch = make().eval(), make_batch()
+    logits = method.hash_logits(batch)
+    assert logits.shape == (8, 12)
+    torch.testing.assert_close(method.hash_logits(batch | {"label": batch["label"].flip(0)}), logits)
+    torch.testing.assert_close(method.hash_logits({"image": batch["image"]}), logits)
+    torch.testing.assert_close(method(batch["image"]), logits)
+    assert torch.equal(method.codes(batch["image"]), logits >= 0)
+
+
+def test_unseen_rows_of_the_attributes_do_not_enter_the_losses(make, make_batch, facts):
+    batch, changed = make_batch(), facts["class_attributes"].clone()
+    changed[[2, 5]] = 1 - changed[[2, 5]]
+    terms = []
+    for table in (facts["class_attributes"], changed):
+        torch.manual_seed(1)
+        method = make(class_attributes=table)
+        terms.append(method.losses(batch))
+    for name in terms[0]:
+        torch.testing.assert_close(terms[0][name], terms[1][name])
+
+
+def test_optimisation_lowers_every_kind_of_loss(make, make_batch):
+    method, batch = make(ramp_epochs=0), make_batch(16)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
+    history = []
+    for _ in range(40):
+        terms = method.losses(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append({name: float(value.detach()) for name, value in terms.items()})
+    first, last = (
+        {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} for rows in (history[:3], history[-3:])
+    )
+    assert sum(last.values()) < 0.7 * sum(first.values())
+    for name in ("hash", "semantic", "classification", "alignment", "reconstruction"):
+        assert last[name] < first[name], name
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 0.0), (10, 0.2), (15, 0.3), (30, 0.6), (1000, 0.6)])
+def test_share_rises_linearly_over_the_ramp(make, step, share):
+    assert make(replaced_share=0.6, ramp_epochs=3.0, step=step).share() == pytest.approx(share)
+
+
+def test_without_a_ramp_the_share_is_whole_at_once(make):
+    assert make(replaced_share=0.6, ramp_epochs=0, step=0).share() == 0.6
+
+
+def test_own_attributes_follow_the_threshold(make, facts):
+    method = make(own_threshold=0.8)
+    assert torch.equal(method.own, own_attributes(facts["class_attributes"], 0.8))
+
+
+def test_parts_are_matched_with_attributes_of_the_label(make, make_batch):
+    method, batch = make(parts=5), make_batch()
+    parts = method.parts(batch)
+    assert parts.vectors.shape == (8, 5, method.backbone.dim)
+    assert parts.assignment.shape == (8, method.backbone.num_patches, 6)
+    assert isinstance(parts.match, Match)
+    assert method.own[batch["label"]].gather(1, parts.match.choice.argmax(dim=-1)).all()
+
+
+def test_patch_granularity_makes_every_patch_a_part(make, make_batch):
+    method, batch = make(granularity="patch"), make_batch(3)
+    parts = method.parts(batch)
+    patches = method.patches(batch)
+    torch.testing.assert_close(parts.vectors, patches)
+    assert torch.equal(parts.assignment[0, :, :-1], torch.eye(patches.shape[1]))
+    assert (parts.assignment[..., -1] == 0).all()
+
+
+@pytest.mark.parametrize(("name", "split"), CUTS)
+def test_cached_arrays_stand_in_for_the_image(make, make_batch, name, split):
+    method, batch = make(name, split, freeze="all").eval(), make_batch()
+    patches = method.backbone.embed(batch["image"])
+    cached = {
+        "patches": patches.half(),
+        "feature": method.backbone.encode(patches).half(),
+        "thumbnail": batch["image"],
+        "label": batch["label"],
+        "index": batch["index"],
+    }
+    assert set(method.cached_inputs) == {"patches", "feature", "thumbnail"}
+    torch.testing.assert_close(method.hash_logits(cached), method.hash_logits(batch), rtol=2e-2, atol=2e-2)
+    torch.manual_seed(0)
+    live = method.losses(batch)
+    torch.manual_seed(0)
+    from_cache = method.losses(cached)
+    for term in live:
+        torch.testing.assert_close(from_cache[term], live[term], rtol=5e-2, atol=5e-2, msg=term)
+
+
+def test_only_the_arrays_that_terms_need_are_asked_for(make):
+    assert make(freeze="all", **only("hash")).cached_inputs == ("feature",)
+    assert make(freeze="trunk", **only("hash")).cached_inputs == ("patches",)
+    assert make(freeze="trunk", **only("mix")).cached_inputs == ("patches", "thumbnail")
+
+
+def test_equivariance_needs_images(make, make_batch):
+    method, batch = make(freeze="trunk", **only("equivariance")), make_batch()
+    batch["patches"] = method.backbone.embed(batch.pop("image"))
+    with pytest.raises(ValueError, match="equivariance_weight needs live images"):
+        method.losses(batch)
+
+
+def test_equivariance_is_zero_for_mirror_images(make, make_batch):
+    method, batch = make("test_efficientnet", 2, **only("equivariance")).eval(), make_batch()
+    batch["image"] = batch["image"].float().mean(dim=(2, 3), keepdim=True).expand(-1, -1, 32, 32).to(torch.uint8)
+    with torch.no_grad():
+        flat = float(method.losses(batch)["equivariance"])
+        busy = float(method.losses(make_batch())["equivariance"])
+    assert flat < 0.5 * busy or busy < 1e-6
+
+
+def test_branches_see_only_the_first_images(make, make_batch):
+    method, batch = make(branch_images=3, **only("mix")), make_batch()
+    seen = []
+    method.decoder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    method.losses(batch)
+    assert seen == [3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"replaced_share": 1.5}, r"replaced_share=1\.5"),
+        ({"hidden_share": -0.1}, r"hidden_share=-0\.1"),
+        ({"branch_images": 0}, "branch_images=0"),
+        ({"parts": 0}, "parts=0"),
+        ({"part_temperature": 0.0}, r"part temperature=0\.0"),
+        ({"match_temperature": 0.0}, r"match temperature=0\.0"),
+        ({"bits": 0}, "bits=0"),
+    ],
+)
+def test_bad_arguments_are_named(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)

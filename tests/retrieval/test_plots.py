@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from razh.retrieval.plots import distance_figure, precision_recall_figure, save_figure
+
+
+def test_curves_are_drawn_with_labels_and_without_empty_radii():
+    precision, recall = np.array([0.0, 0.9, 0.5]), np.array([0.0, 0.2, 1.0])
+    figure = precision_recall_figure({"a": (precision, recall), "b": (precision, recall)}, "64 bits")
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("recall", "precision", "64 bits")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), [0.2, 1.0])
+    assert axes.lines[0].get_color() != axes.lines[1].get_color()
+
+
+def test_distances_are_shares_of_their_pairs():
+    figure = distance_figure(np.array([3, 1]), np.array([0, 8]))
+    axes = figure.axes[0]
+    assert [bar.get_height() for bar in axes.containers[0]] == [0.75, 0.25]
+    assert [bar.get_height() for bar in axes.containers[1]] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_figures_are_written_in_the_format_of_their_suffix(tmp_path, suffix, start):
+    path = tmp_path / "new" / f"curve{suffix}"
+    save_figure(distance_figure(np.ones(3), np.ones(3)), path)
+    assert path.read_bytes().startswith(start)
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="suffix must be one of"):
+        save_figure(distance_figure(np.ones(3), np.ones(3)), tmp_path / "curve.xyz")
