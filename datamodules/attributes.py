@@ -16,6 +16,8 @@ __all__ = ["attribute_vectors", "vectors_from_classes"]
 
 log = logging.getLogger(__name__)
 
+MATRIX = "the class-attribute matrix"
+
 Matrix = NDArray[np.float32]
 
 
@@ -34,7 +36,7 @@ def attribute_vectors(source: str | None, attribute_names: Sequence[str], train_
         ValueError: The file does not hold M rows of finite numbers, or the encoder is not installed.
     """
     if source is None:
-        vectors, source = vectors_from_classes(train_rows), "the class-attribute matrix"
+        vectors, source = vectors_from_classes(train_rows), MATRIX
     elif source.startswith("text:"):
         vectors = _encoded(source.removeprefix("text:"), attribute_names)
     else:
@@ -118,7 +120,8 @@ def _without_zero_rows(vectors: Matrix, source: str) -> Matrix:
     zero = np.flatnonzero(lengths == 0)
     if len(zero) == 0:
         return vectors
-    log.warning("attribute vectors from %s: rows %s are all zero and get a random direction", source, zero.tolist())
+    level = logging.INFO if source == MATRIX else logging.WARNING  # a constant column is no fault of the user
+    log.log(level, "attribute vectors from %s: rows %s are all zero and get a random direction", source, zero.tolist())
     vectors, length = vectors.copy(), float(lengths.sum()) / max(len(vectors) - len(zero), 1) or 1.0
     for row in zero:
         direction = draw_uniform(vectors.shape[1], int(row)) - 0.5

@@ -143,7 +143,8 @@ class HashingMethod(L.LightningModule, ABC):
     def on_fit_start(self) -> None:
         """Start the hash head from the training features, unless a checkpoint has been restored."""
         if self.backbone.freeze != "none" and not self.backbone.has_weights:
-            log.warning("backbone %s is frozen at random weights: pass WEIGHTS=file, or pretrained=true", self.backbone.name)
+            name = self.backbone.name
+            log.warning("backbone %s is frozen at random weights: pass WEIGHTS=file, or pretrained=true", name)
         if self.trainer.ckpt_path is None:
             self.start_from_features()
 

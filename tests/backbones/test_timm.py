@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -285,6 +287,23 @@ def test_files_without_a_state_dict_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match="not a dict of tensors"):
         load_weights(timm.create_model("test_resnet", num_classes=0), tmp_path / "odd.pth")
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_code_in_weights_is_not_run(tmp_path):
+    torch.save({"w": Bomb(tmp_path / "bomb")}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="cannot read"):
+        load_weights(timm.create_model("test_resnet", num_classes=0), tmp_path / "w.pth")
+    assert not (tmp_path / "bomb").exists()
 
 
 def test_missing_file_is_named(tmp_path):

@@ -112,7 +112,8 @@ def test_default_vectors_are_cut_to_the_dims_and_have_fixed_signs():
 def test_constant_attribute_still_gets_a_vector(caplog):
     rows = ROWS.copy()
     rows[:, 1] = 0.5
-    vectors = attribute_vectors(None, NAMES, rows)
+    with caplog.at_level(logging.INFO):
+        vectors = attribute_vectors(None, NAMES, rows)
     assert np.isfinite(vectors).all()
     assert (np.linalg.norm(vectors, axis=1) > 0).all()
     assert "all zero" in caplog.text

@@ -61,6 +61,13 @@ def test_rotation_quantises_no_worse_than_pca(features, bits):
     assert error(outputs(features, bits)) <= error(outputs(features, bits, rotate=False)) + 1e-6
 
 
+@pytest.mark.parametrize("bits", [4, 8, 12, 40])
+def test_iterations_lower_the_error_of_the_random_start(features, bits):
+    errors = [error(outputs(features, bits, iterations=iterations)) for iterations in (0, 1, 5, 50)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.95 * errors[0]
+
+
 def test_pca_alone_gives_uncorrelated_outputs_by_variance(features):
     logits = outputs(features, 6, rotate=False)
     covariance = logits.T @ logits / len(logits)
@@ -75,6 +82,7 @@ def test_as_good_as_faiss(features, bits):
     reference.train(features.numpy())
     theirs = torch.from_numpy(reference.apply(features.numpy()))
     ours = outputs(features, bits)
+    assert error(ours) <= 1.1 * error(theirs / theirs.square().mean().sqrt())  # FAISS leaves the scale as it comes
     assert neighbours_kept(features, ours) >= neighbours_kept(features, theirs) - 0.03
     assert neighbours_kept(features, ours) > 0.9
 

@@ -33,6 +33,24 @@ def test_presence_falls_as_a_slot_appears_in_one_image():
     assert losses == pytest.approx([0.45, 0.25, 0.05])
 
 
+def test_background_by_hand():
+    """A grid of 3 x 4 has a rim of ten patches and two in the middle, which do not count."""
+    assignment = torch.full((1, 12, 3), 0.25)
+    assignment[..., -1] = 0.5
+    assignment[0, [5, 6]] = torch.tensor([1.0, 0.0, 0.0])
+    assert parts.background_loss(assignment, (3, 4)).item() == pytest.approx(math.log(2), abs=1e-6)
+    assignment[0, 3, -1] = 0.125
+    assert parts.background_loss(assignment, (3, 4)).item() == pytest.approx(math.log(2) * (1 + 2 / 10), abs=1e-6)
+
+
+def test_background_is_zero_where_the_whole_rim_is_background():
+    assignment = torch.rand(2, 12, 3)
+    for patch in (0, 1, 2, 3, 4, 7, 8, 9, 10, 11):
+        assignment[:, patch] = torch.tensor([0.0, 0.0, 1.0])
+    assert parts.background_loss(assignment, (3, 4)) == 0
+    assert parts.background_loss(torch.tensor([[[1.0, 0.0]]]), (1, 1)).isfinite()
+
+
 def test_entropy_by_hand():
     assert parts.entropy_loss(torch.full((2, 3, 5), 0.2)).item() == pytest.approx(1, abs=1e-5)
     assert parts.entropy_loss(torch.eye(4)[None]).item() == pytest.approx(0, abs=1e-5)

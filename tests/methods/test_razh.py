@@ -1,15 +1,21 @@
+import inspect
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from razh.layers.attributes import Match
+from razh.layers.decoder import pixel_targets
 from razh.losses.attributes import own_attributes
 from razh.methods.razh import RAZH
 
-WEIGHTS = (
-    "hash", "semantic", "pairwise", "similarity", "quantization", "balance", "classification", "mix", "mix_hash",
-    "reconstruction", "alignment", "orthogonality", "presence", "entropy", "smoothness", "equivariance",
-)  # fmt: skip
-DEFAULT_TERMS = set(WEIGHTS) - {"pairwise", "quantization", "balance", "equivariance"}
+DEFAULTS = {
+    name.removesuffix("_weight"): parameter.default
+    for name, parameter in inspect.signature(RAZH).parameters.items()
+    if name.endswith("_weight")
+}
+WEIGHTS = tuple(DEFAULTS)
+DEFAULT_TERMS = {name for name, weight in DEFAULTS.items() if weight}
 CUTS = [("test_vit", 0), ("test_vit", 2), ("test_efficientnet", 2)]
 
 
@@ -120,6 +126,12 @@ def test_only_the_modules_that_a_term_needs_are_built(make, make_batch, terms, m
     assert method.losses(make_batch()).keys() == set(terms)
 
 
+def test_patch_granularity_has_no_part_terms(make, make_batch):
+    part_terms = {"orthogonality", "presence", "background", "entropy", "smoothness", "equivariance"}
+    terms = make(granularity="patch", **{f"{name}_weight": 0.1 for name in WEIGHTS}).losses(make_batch())
+    assert terms.keys() == set(WEIGHTS) - part_terms
+
+
 def test_weights_scale_their_terms(make, make_batch):
     batch = make_batch()
     one, three = make(**only("hash")), make(**only("hash") | {"hash_weight": 3.0})
@@ -150,10 +162,10 @@ def test_unseen_rows_of_the_attributes_do_not_enter_the_losses(make, make_batch,
 
 
 def test_optimisation_lowers_every_kind_of_loss(make, make_batch):
-    method, batch = make(ramp_epochs=0), make_batch(16)
-    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
+    method, batch = make(ramp_epochs=0), make_batch(12)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     history = []
-    for _ in range(40):
+    for _ in range(25):
         terms = method.losses(batch)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
@@ -249,6 +261,47 @@ def test_branches_see_only_the_first_images(make, make_batch):
     method.decoder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     method.losses(batch)
     assert seen == [3]
+
+
+def test_branches_of_the_first_images_are_those_of_a_smaller_batch(make, make_batch):
+    method, batch = make(branch_images=3, **only("mix", "mix_hash")).eval(), make_batch()
+    small = {name: values[:3] for name, values in batch.items()}
+    for name, value in method.losses(batch).items():
+        torch.testing.assert_close(value, method.losses(small)[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_semantic_terms_compare_with_centred_attributes_of_training_classes(make, make_batch, facts):
+    method, batch = make(scale=7.0, **only("semantic", "classification")).eval(), make_batch()
+    feature = method.feature(batch)
+    projected = {"semantic": method.hash_semantic(method.head(feature)), "classification": method.classifier(feature)}
+    table = facts["class_attributes"][[0, 1, 3, 4]]
+    terms = method.losses(batch)
+    for name, values in projected.items():
+        rows = []
+        for b, label in enumerate(batch["label"].tolist()):
+            cosines = [F.cosine_similarity(values[b], row - table.mean(dim=0), dim=0) for row in table]
+            rows.append(-(7 * torch.stack(cosines)).log_softmax(dim=0)[[0, 1, 3, 4].index(label)])
+        torch.testing.assert_close(terms[name], torch.stack(rows).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_mix_term_is_the_error_of_the_pixels_of_replaced_patches(make, make_batch):
+    """At hard assignment and share 1: the mean over patches that are not background, image by image."""
+    arguments = {"part_assignment": "hard", "replaced_share": 1.0, "ramp_epochs": 0, "match_balance": 0}
+    method, batch = make(**arguments, **only("mix")).eval(), make_batch(4)
+    patches, parts = method.patches(batch), method.parts(batch)
+    as_patch = method.replacement.to_patch(method.attribute_vectors)
+    mixed, errors = patches.clone(), []
+    background = parts.assignment.argmax(dim=-1) == 8
+    for b in range(4):
+        for n in range(patches.shape[1]):
+            if not background[b, n]:
+                slot = parts.assignment[b, n].argmax()
+                mixed[b, n] = as_patch[parts.match.choice[b, slot].argmax()]
+    predicted = method.decoder(method.backbone.spatial(method.backbone.contextualise(mixed)))
+    target = pixel_targets(batch["image"], method.backbone.grid, 4)
+    for b in range(4):
+        errors += [(predicted[b, n] - target[b, n]).square().mean() for n in (~background[b]).nonzero().flatten()]
+    torch.testing.assert_close(method.losses(batch)["mix"], torch.stack(errors).mean(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from razh.retrieval import hamming
+from razh.retrieval import counting, hamming, kernels
 from razh.retrieval.hamming import choose_route, distances, grades, histogram, rank
 from razh.retrieval.packing import pack
 
@@ -77,6 +77,18 @@ def test_multi_label_histograms_agree_with_a_double_loop_on_every_route(bits, gr
         np.testing.assert_array_equal(counts, expected)
 
 
+def test_a_surrounding_autocast_changes_nothing():
+    rng = np.random.default_rng(11)
+    query, database = random_codes(rng, 5, 1024), random_codes(rng, 40, 1024)
+    labels = np.ones((5, 400), np.uint8), (rng.random((40, 400)) < 0.9).astype(np.uint8)
+    expected = histogram(query, database, *labels, 1024, graded=True, route="numpy")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for route in ROUTES:
+            counts = histogram(query, database, *labels, 1024, graded=True, route=route)
+            np.testing.assert_array_equal(counts, expected)
+    assert expected[:, :, 257:].sum() == 200
+
+
 def test_one_hot_labels_give_the_histogram_of_class_ids():
     rng = np.random.default_rng(3)
     query, database = random_codes(rng, 9, 16), random_codes(rng, 40, 16)
@@ -98,8 +110,8 @@ def test_long_and_short_class_slices_and_many_database_parts(classes, monkeypatc
     for row in range(31):
         expected[row, :, 1] = np.bincount(near[row][right == left[row]], minlength=21)
         expected[row, :, 0] = np.bincount(near[row][right != left[row]], minlength=21)
-    monkeypatch.setattr(hamming, "DATABASE_CHUNK", 4000)
-    monkeypatch.setattr(hamming, "SLICE_PAIRS", 100)
+    monkeypatch.setattr(kernels, "DATABASE_CHUNK", 4000)
+    monkeypatch.setattr(counting, "SLICE_PAIRS", 100)
     for route in ROUTES:
         np.testing.assert_array_equal(histogram(query, database, left, right, 20, route=route), expected)
     threads = torch.get_num_threads()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from razh.retrieval import metrics
+from razh.retrieval import buckets, metrics
 from razh.retrieval.hamming import histogram, rank
 from razh.retrieval.packing import pack
 
@@ -123,7 +123,7 @@ def test_large_buckets_keep_their_precision():
     bucket = r / n * ((hits + 1) * harmonic + (r - 1) / (n - 1) * (n - (ahead + 1) * harmonic))
     first = metrics.average_precision(hist[:, :1])[0] * hits
     assert metrics.average_precision(hist)[0] * (hits + r) - first == pytest.approx(float(bucket), abs=1e-9)
-    table = metrics._harmonic(2_000_000)
+    table = buckets.harmonic_numbers(2_000_000)
     exact = np.sum(1.0 / np.arange(1_999_999, 2_000_001, dtype=np.longdouble))
     assert table.between(np.array([1_999_998]), np.array([2_000_000]))[0] == pytest.approx(float(exact), rel=1e-14)
 

@@ -176,7 +176,7 @@ class TimmBackbone(nn.Module):
 
     def _position(self, x: Tensor) -> Tensor:
         if x.ndim == 3 and self.model.dynamic_img_size:
-            x = x.unflatten(1, self.model.patch_embed.grid_size)
+            x = x.unflatten(1, self.model.patch_embed.grid_size)  # type: ignore[no-untyped-call]
         return cast("Tensor", self.model.norm_pre(self.model.patch_drop(self.model._pos_embed(x))))
 
     def contextualise(self, patches: Tensor) -> Tensor:
@@ -186,11 +186,11 @@ class TimmBackbone(nn.Module):
             for block in self.stages[self.split :]:
                 x = block(x)
             return cast("Tensor", self.model.norm(x))
-        x = patches.transpose(1, 2).unflatten(2, self.grid)
+        x = patches.transpose(1, 2).unflatten(2, self.grid)  # type: ignore[no-untyped-call]
         for stage in self.stages[self.split :]:
             x = stage(x)
         self._token_grid = (x.shape[2], x.shape[3])
-        return x.flatten(2).transpose(1, 2)
+        return cast("Tensor", x.flatten(2).transpose(1, 2))
 
     def spatial(self, tokens: Tensor) -> Tensor:
         """Return only the N' tokens that have a place in the image, (B, N', D')."""
@@ -199,7 +199,7 @@ class TimmBackbone(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         """Return the feature (B, feature_dim) of tokens as `contextualise` gives them."""
         if not self.is_vit:
-            tokens = tokens.transpose(1, 2).unflatten(2, self._token_grid)
+            tokens = tokens.transpose(1, 2).unflatten(2, self._token_grid)  # type: ignore[no-untyped-call]
         return cast("Tensor", self.model.forward_head(tokens, pre_logits=True))
 
     def encode(self, patches: Tensor) -> Tensor:
@@ -231,9 +231,11 @@ def _stages(model: nn.Module) -> list[nn.Module]:
     """Return a network's feature extractor as a list of stages that are applied one after the other."""
     part = dict(model.named_children())
     if isinstance(model, VisionTransformer):
-        return list(part["blocks"])
+        return list(cast("nn.Sequential", part["blocks"]))
     if {"conv_stem", "bn1", "blocks"} <= part.keys():  # EfficientNet and its kin
-        ends = [nn.Sequential(part["conv_head"], part["bn2"])] if "bn2" in part else []  # MobileNetV3: in its head
+        ends: list[nn.Module] = (
+            [nn.Sequential(part["conv_head"], part["bn2"])] if "bn2" in part else []
+        )  # MobileNetV3: in its head
         stem = nn.Sequential(part["conv_stem"], part["bn1"])
         return [stem, *cast("nn.Sequential", part["blocks"]), *ends]
     if {"conv1", "layer1", "layer4"} <= part.keys():  # ResNet and its kin
@@ -292,6 +294,6 @@ def pool_grid(values: Tensor, grid: tuple[int, int], target: tuple[int, int]) ->
     """Average values (B, N, ...) from a grid of patches onto a coarser grid of tokens, (B, N', ...)."""
     if grid == target:
         return values
-    maps = values.flatten(2).transpose(1, 2).unflatten(2, grid)
+    maps = values.flatten(2).transpose(1, 2).unflatten(2, grid)  # type: ignore[no-untyped-call]
     pooled = F.adaptive_avg_pool2d(maps, target).flatten(2).transpose(1, 2)
     return pooled.reshape(values.shape[0], target[0] * target[1], *values.shape[2:])

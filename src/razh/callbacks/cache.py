@@ -8,11 +8,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from filelock import FileLock
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
@@ -93,9 +94,7 @@ class FeatureCache(Callback):
         if problem is not None:  # on every rank, or the others would wait for ever
             raise OSError(problem)
 
-    def _fill(
-        self, store: "CacheFolder", backbone: TimmBackbone, data: LightningDataModule, device: torch.device
-    ) -> None:
+    def _fill(self, store: "CacheFolder", backbone: TimmBackbone, data: Any, device: torch.device) -> None:
         split = data.split
         needed = np.zeros((store.views, store.count), dtype=bool)
         for name in ("train", "validation_query", "validation_database", "query", "database"):
@@ -131,7 +130,7 @@ class FeatureCache(Callback):
 class _Images(Dataset[dict[str, Tensor]]):
     """Images by dataset index, as evaluation sees them."""
 
-    def __init__(self, data: LightningDataModule, indices: np.ndarray) -> None:
+    def __init__(self, data: Any, indices: np.ndarray) -> None:
         self.data, self.indices = data, indices
 
     def __len__(self) -> int:
@@ -184,9 +183,9 @@ class CacheFolder:
                 "make room, set --cache.directory, or --cache.enabled=false"
             ) from error
 
-    def open(self, name: str, mode: str = "r") -> np.ndarray:
+    def open(self, name: str, mode: Literal["r", "r+"] = "r") -> np.ndarray:
         """Return an array (views, n, …), memory-mapped."""
-        return np.load(self.folder / f"{name}.npy", mmap_mode=mode)  # type: ignore[call-overload, no-any-return]
+        return np.load(self.folder / f"{name}.npy", mmap_mode=mode)  # type: ignore[no-any-return]
 
     def write(self, view: int, index: np.ndarray, rows: dict[str, np.ndarray]) -> None:
         """Write rows, then mark them as complete."""
@@ -211,7 +210,7 @@ def _bytes(shape: tuple[int, ...], dtype: str) -> int:
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 
 
-def _shapes(backbone: TimmBackbone, data: LightningDataModule) -> dict[str, tuple[tuple[int, ...], str]]:
+def _shapes(backbone: TimmBackbone, data: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     side = min(THUMBNAIL, data.image_size)
     shapes: dict[str, tuple[tuple[int, ...], str]] = {
         "patches": ((backbone.prefix + backbone.num_patches, backbone.dim), "float16"),

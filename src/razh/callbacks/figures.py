@@ -4,18 +4,23 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
 
 from razh.callbacks.retrieval import RetrievalEvaluation
 from razh.callbacks.run import read_rows
+from razh.figures.canvas import save
+from razh.figures.choice import choose_images
+from razh.figures.collect import main_task, part_pictures, retrieval_rows
+from razh.figures.curves import best_epoch, classes_figure, distances, precision_recall, training_figure
+from razh.figures.grid import retrieval_figure
+from razh.figures.parts import parts_figure
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, TaskResult
-
-if TYPE_CHECKING:  # matplotlib takes a while to import: only a run that draws waits for it
-    from matplotlib.figure import Figure
+from razh.retrieval.health import d_prime
 
 log = logging.getLogger(__name__)
 FOLDER = "figures"
@@ -66,9 +71,7 @@ class Figures(Callback):
             makers |= self._of_evaluation(evaluation.codes, evaluation.result, data)
         draw(Path(trainer.default_root_dir) / FOLDER, makers)
 
-    def _of_evaluation(self, codes: Codes, result: Evaluation, data: Any) -> "dict[str, Callable[[], Figure | None]]":
-        from razh.figures.collect import main_task
-
+    def _of_evaluation(self, codes: Codes, result: Evaluation, data: Any) -> dict[str, Callable[[], Figure | None]]:
         task = main_task(result)
         if task is None or codes.multi_label:
             return {}
@@ -79,21 +82,14 @@ class Figures(Callback):
             "classes": lambda: _classes(codes, task),
         }
 
-    def _retrieval(self, codes: Codes, task: TaskResult, data: Any) -> "Figure":
-        from razh.figures.collect import retrieval_rows
-        from razh.figures.grid import retrieval_figure
-
+    def _retrieval(self, codes: Codes, task: TaskResult, data: Any) -> Figure:
         rows = retrieval_rows(codes, task, data.evaluation_image, self.queries, self.neighbours)
         mean = task.values["map"].mean()
         return retrieval_figure(
             rows, f"{_queries(codes)} and their nearest images · {codes.bits} bits · mAP {mean:.3f}"
         )
 
-    def _parts(self, module: LightningModule, data: Any) -> "Figure | None":
-        from razh.figures.choice import choose_images
-        from razh.figures.collect import part_pictures
-        from razh.figures.parts import parts_figure
-
+    def _parts(self, module: LightningModule, data: Any) -> Figure | None:
         if not getattr(module, "uses_parts", False):
             return None
         seen = choose_images(data.split.train, data.labels, -(-self.part_images // 2))
@@ -108,22 +104,17 @@ class Figures(Callback):
             data.attribute_names,
             getattr(data, "part_masks", None),
         )
-        return parts_figure(
-            pictures,
-            "Parts, and the attribute of its class that each is matched with; a number and colour is the same part everywhere",
-            _true_names(data),
-        )
+        title = "Found parts, each with the attribute of the image's class that it is matched with"
+        return parts_figure(pictures, title, getattr(data, "part_names", ()))
 
 
-def draw(folder: Path, makers: "dict[str, Callable[[], Figure | None]]") -> list[str]:
+def draw(folder: Path, makers: dict[str, Callable[[], Figure | None]]) -> list[str]:
     """Make and write figures `folder`/NAME.png; return the names of those that were written.
 
     Args:
         folder: made if it is not there.
         makers: by name, what makes a figure; None where there is nothing to draw.
     """
-    from razh.figures.canvas import save
-
     drawn = []
     for name, make in makers.items():
         path = folder / f"{name}.png"
@@ -148,25 +139,17 @@ def _queries(codes: Codes) -> str:
     return "Queries" if codes.unseen_classes is None else "Unseen queries"
 
 
-def _true_names(data: Any) -> tuple[str, ...]:
-    names: tuple[str, ...] = getattr(data, "part_names", ())
-    return names
-
-
-def _training(trainer: Trainer) -> "Figure | None":
-    from razh.figures.curves import best_epoch, training_figure
-
+def _training(trainer: Trainer) -> Figure | None:
     rows = read_rows(Path(trainer.default_root_dir) / "metrics.csv")
     if not rows:
         return None
     checkpoint = trainer.checkpoint_callback
     best = best_epoch(rows, getattr(checkpoint, "monitor", None), getattr(checkpoint, "mode", "max"))
-    return training_figure(rows, best, f"Validation and loss terms over {len(rows)} epochs; epoch {best} was chosen")
+    count = f"{len(rows)} epoch{'s' if len(rows) > 1 else ''}"
+    return training_figure(rows, best, f"Training, {count} (counted from 0); epoch {best} was chosen")
 
 
-def _precision_recall(codes: Codes, task: TaskResult) -> "Figure | None":
-    from razh.figures.curves import precision_recall
-
+def _precision_recall(codes: Codes, task: TaskResult) -> Figure | None:
     if task.precision is None or task.recall is None:
         return None
     mean = task.values["map"].mean()
@@ -179,17 +162,12 @@ def _precision_recall(codes: Codes, task: TaskResult) -> "Figure | None":
     )
 
 
-def _distances(codes: Codes, task: TaskResult) -> "Figure":
-    from razh.figures.curves import distances
-    from razh.retrieval.health import d_prime
-
+def _distances(codes: Codes, task: TaskResult) -> Figure:
     separation = d_prime(task.counts[:, 1], task.counts[:, 0])
     return distances(task.counts, separation, f"{_queries(codes)}, whole database, {codes.bits} bits")
 
 
-def _classes(codes: Codes, task: TaskResult) -> "Figure":
-    from razh.figures.curves import classes_figure
-
+def _classes(codes: Codes, task: TaskResult) -> Figure:
     ids = sorted(task.class_map)
     names = [codes.class_names[c] if c < len(codes.class_names) else str(c) for c in ids]
     chance = [float(task.values["chance"][task.labels == c].mean()) for c in ids]

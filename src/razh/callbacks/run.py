@@ -148,7 +148,15 @@ class RunRecord(SaveConfigCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the folder back after the last stage."""
-        if stage != "fit" and self._lock is not None:
+        if stage != "fit":
+            self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the folder back, so that the run can go on."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
             self._lock.release()
             self._lock = None
 

@@ -85,8 +85,8 @@ def save(figure: Figure, path: Path) -> None:
     part = path.with_name(f".{path.name}.part")
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)  # not the user's backend
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    canvas.draw()  # type: ignore[no-untyped-call]
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
     try:
         picture.save(part, format="PNG", optimize=True, dpi=(DPI, DPI))
         os.replace(part, path)

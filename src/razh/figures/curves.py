@@ -57,11 +57,11 @@ def distances(counts: NDArray[np.int64], separation: float, title: str) -> Figur
     """
     figure = distance_figure(counts[:, 1], counts[:, 0])
     axes = figure.axes[0]
-    radii = np.arange(len(counts))
-    for column, colour in ((1, RIGHT), (0, WRONG)):
+    for bars, column, colour, line in zip(axes.containers, (1, 0), (RIGHT, WRONG), ("-", "--"), strict=True):
         if counts[:, column].sum():
-            mean = np.average(radii, weights=counts[:, column])
-            axes.axvline(mean, color=colour, linewidth=1.6, linestyle="-" if column else "--", label=f"mean {mean:.1f}")
+            mean = np.average(np.arange(len(counts)), weights=counts[:, column])
+            axes.axvline(mean, color=colour, linewidth=1.6, linestyle=line)
+            bars.set_label(f"{bars.get_label()}, mean {mean:.1f}")
     shares = counts / np.maximum(1, counts.sum(axis=0))
     used = np.flatnonzero((shares > SHARE).any(axis=1))
     if len(used):
@@ -74,8 +74,9 @@ def _finish(figure: Figure, title: str) -> None:
     """Give a figure with one axes the look of the others: title at the left, legend below."""
     axes = figure.axes[0]
     axes.set_title("")
-    if axes.get_legend() is not None:
-        axes.get_legend().remove()
+    legend = axes.get_legend()
+    if legend is not None:
+        legend.remove()
     axes.tick_params(labelsize=8)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
@@ -115,7 +116,7 @@ def training_figure(rows: Rows, best: int | None, title: str = "") -> Figure:
     names = [name for name in ("val/map", "train/loss") if np.isfinite(_column(rows, name)).any()] + terms
     columns = min(4, max(1, len(names)))
     lines = math.ceil(len(names) / columns) or 1
-    figure = Figure(figsize=(2.6 * columns + 0.4, 1.85 * lines + 0.7), layout="constrained")
+    figure = Figure(figsize=(max(2.6 * columns + 0.4, 4.6), 1.85 * lines + 0.8), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
     for axes, name in zip(grid.flat, names, strict=False):
         _panel(axes, epochs, rows, name, best)
@@ -126,7 +127,12 @@ def training_figure(rows: Rows, best: int | None, title: str = "") -> Figure:
         axes.xaxis.set_tick_params(labelbottom=True)
     figure.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
     figure.legend(
-        handles=_training_key(), loc="outside lower left", ncols=4, fontsize=7.5, frameon=False, handlelength=1.6
+        handles=_training_key(),
+        loc="outside lower left",
+        ncols=4 if columns > 2 else 2,
+        fontsize=7.5,
+        frameon=False,
+        handlelength=1.6,
     )
     return figure
 
@@ -136,7 +142,7 @@ def _training_key() -> list[Artist]:
         Line2D([], [], color=WRONG, linestyle=":", marker="*", markersize=9, label="chosen epoch"),
         Patch(color=RIGHT, alpha=0.18, label="worst to best order of ties"),
         Line2D([], [], color=MUTED, linestyle="--", label="random ranking"),
-        Line2D([], [], color="none", label="number at the name: last epoch"),
+        Line2D([], [], color="none", label="beside a name: value of the last epoch"),
     ]
 
 
@@ -161,7 +167,7 @@ def _panel(axes: Axes, epochs: NDArray[Any], rows: Rows, name: str, best: int | 
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.tick_params(labelsize=7.5)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
 
 
@@ -197,6 +203,8 @@ def classes_figure(names: Sequence[str], ap: ArrayLike, chance: ArrayLike, title
     figure = Figure(figsize=(6.2, 0.21 * len(order) + 1.25), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(order))
+    if left_out:
+        places[MOST_CLASSES // 2 :] += 1  # a free line for the words that say so
     axes.barh(places, values[order], 0.72, color=RIGHT, label="mean AP of the class")
     axes.vlines(random[order], places - 0.45, places + 0.45, color=WRONG, linewidth=1.8, label="random ranking")
     axes.axvline(
@@ -204,20 +212,15 @@ def classes_figure(names: Sequence[str], ap: ArrayLike, chance: ArrayLike, title
     )
     for place, value, least in zip(places, values[order], random[order], strict=True):
         axes.annotate(
-            f"{value:.2f}", (max(value, least), place), (4, 0), textcoords="offset points", va="center", fontsize=7,
+            f"{value:.3f}", (max(value, least), place), (4, 0), textcoords="offset points", va="center", fontsize=7,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
         )  # fmt: skip
     if left_out:
-        axes.axhline(MOST_CLASSES // 2 - 0.5, color=MUTED, linewidth=0.8)
-        words = f"{left_out} classes between are not shown"
-        place = (1.0, MOST_CLASSES // 2 - 0.5)
-        axes.text(
-            *place, words, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7, color=MUTED,
-            backgroundcolor="white",
-        )  # fmt: skip
+        words = f"… {left_out} classes between are not shown …"
+        axes.text(0.0, MOST_CLASSES // 2, words, va="center", fontsize=7, color=MUTED, backgroundcolor="white")
     axes.set_yticks(places, [shortened(readable(names[i]), 34) for i in order], fontsize=7.5)
     axes.set(xlabel="expected AP", xlim=(0, min(1.0, 1.12 * max(values.max(), random.max()) + 0.01)))
-    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_ylim(places[-1] + 0.6, -0.6)
     axes.tick_params(axis="x", labelsize=8)
     axes.xaxis.label.set_fontsize(9)
     axes.spines[["top", "right"]].set_visible(False)

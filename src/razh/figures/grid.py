@@ -12,8 +12,8 @@ from razh.figures.names import readable, wrapped
 
 __all__ = ["Neighbour", "RetrievalRow", "retrieval_figure"]
 
-SIDE, GAP, BELOW = 104, 12, 48  # pixels: of a picture, between pictures, for the words under one
-LEFT, TOP, EDGE = 142, 84, 14
+SIDE, GAP, BELOW = 96, 12, 56  # pixels: of a picture, between pictures, for the words under one
+LEFT, TOP, EDGE = 164, 84, 14
 LINE = 17  # characters that fit under a picture
 DASHES = (0, (2.2, 1.4))
 
@@ -57,7 +57,7 @@ def retrieval_figure(rows: Sequence[RetrievalRow], title: str = "") -> Figure:
     _legend(canvas, title)
     for number, row in enumerate(rows):
         y = TOP + number * (SIDE + BELOW)
-        canvas.text(EDGE, y, wrapped(readable(row.name), 14, 5), 6.5, weight="bold")
+        canvas.text(EDGE, y, wrapped(readable(row.name), 16, 5), 6.5, weight="bold")
         canvas.text(EDGE, y + SIDE - 14, f"AP {row.ap:.2f}", 7, color=MUTED)
         canvas.image(LEFT, y, row.image, SIDE)
         canvas.frame(LEFT, y, SIDE, INK, 1.0)

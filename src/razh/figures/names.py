@@ -18,7 +18,7 @@ def readable(name: str) -> str:
 
 def wrapped(text: str, width: int, lines: int) -> str:
     """Return the text in at most `lines` lines of at most `width` characters; what does not fit becomes an ellipsis."""
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…", break_on_hyphens=False))
 
 
 def shortened(text: str, width: int) -> str:

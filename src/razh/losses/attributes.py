@@ -1,6 +1,5 @@
 """Terms that tie parts and features to class attributes."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -8,8 +7,9 @@ from torch.nn import functional as F
 def alignment_loss(similarity: Tensor, strength: Tensor, own: Tensor, temperature: float = 0.1) -> Tensor:
     """Pull every part towards the attributes of its image's class and away from the others.
 
-    −log Σ_{m ∈ own} w_m exp(S_km / t) / Σ_m exp(S_km / t), the mean over parts and images; w is the attribute's strength
-    relative to the class's strongest. A guess of ours at what "aligning each part with its nearest attribute" minimises.
+    −log Σ_{m ∈ own} w_m exp(S_km / t) / Σ_m exp(S_km / t), the mean over parts and images; w is the attribute's
+    strength relative to the class's strongest. A guess of ours at what "aligning each part with its nearest attribute"
+    minimises.
 
     Args:
         similarity: cosines S (B, K, M) of parts with attributes.

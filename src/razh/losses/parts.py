@@ -19,6 +19,18 @@ def presence_loss(assignment: Tensor) -> Tensor:
     return (1 - assignment.amax(dim=(0, 1))).mean()
 
 
+def background_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cross-entropy of the outermost ring of patches being background; assignment (B, N, K + 1).
+
+    Objects are photographed near the middle, so the rim says which slot the background is (PDiscoFormer places its
+    background by the rim, too). Without it any slot may become the background, and the part that gets it is replaced.
+    """
+    background = assignment[..., -1].unflatten(1, grid)
+    rim = torch.ones(grid, dtype=torch.bool, device=assignment.device)
+    rim[1:-1, 1:-1] = False
+    return -background[:, rim].clamp(min=1e-6).log().mean()
+
+
 def entropy_loss(assignment: Tensor) -> Tensor:
     """Mean entropy of a patch's assignment (B, N, K + 1), in units of its maximum: 0 where patches decide."""
     entropy = -(assignment * assignment.clamp(min=1e-9).log()).sum(dim=-1)

@@ -83,6 +83,7 @@ class RAZH(HashingMethod):
         alignment_weight: float = 0.1,
         orthogonality_weight: float = 0.1,
         presence_weight: float = 0.1,
+        background_weight: float = 0.1,
         entropy_weight: float = 0.1,
         smoothness_weight: float = 0.1,
         equivariance_weight: float = 0.0,
@@ -123,6 +124,7 @@ class RAZH(HashingMethod):
             alignment_weight: parts towards own attributes, away from others.
             orthogonality_weight: different parts should look different.
             presence_weight: each part should be somewhere in the batch.
+            background_weight: patches at the rim of the image should be background.
             entropy_weight: patches should decide for a part.
             smoothness_weight: neighbours should belong to one part (total variation).
             equivariance_weight: parts of the mirrored image should be mirrored; needs live images (no cache).
@@ -141,7 +143,8 @@ class RAZH(HashingMethod):
         self.replaced_share, self.ramp_epochs, self.hidden_share = replaced_share, ramp_epochs, hidden_share
         self.branch_images, self.scale = branch_images, scale
         if granularity == "patch":  # nothing is clustered, so nothing tells how good the clusters are
-            orthogonality_weight = presence_weight = entropy_weight = smoothness_weight = equivariance_weight = 0.0
+            orthogonality_weight = presence_weight = background_weight = 0.0
+            entropy_weight = smoothness_weight = equivariance_weight = 0.0
         self.weights = {
             "hash": hash_weight,
             "semantic": semantic_weight,
@@ -156,6 +159,7 @@ class RAZH(HashingMethod):
             "alignment": alignment_weight,
             "orthogonality": orthogonality_weight,
             "presence": presence_weight,
+            "background": background_weight,
             "entropy": entropy_weight,
             "smoothness": smoothness_weight,
             "equivariance": equivariance_weight,
@@ -196,7 +200,7 @@ class RAZH(HashingMethod):
 
     def _build_parts(self, clustering: SoftPartClustering, matcher: AttributeMatcher, threshold: float) -> None:
         backbone = self.backbone
-        part_terms = ("orthogonality", "presence", "entropy", "smoothness", "equivariance")
+        part_terms = ("orthogonality", "presence", "background", "entropy", "smoothness", "equivariance")
         self.uses_parts = self.uses("mix", "mix_hash", "alignment", *part_terms)
         if self.uses_parts and self.granularity == "part":
             self.clustering = clustering
@@ -287,6 +291,8 @@ class RAZH(HashingMethod):
             terms["orthogonality"] = part_losses.orthogonality_loss(vectors)
         if self.uses("presence"):
             terms["presence"] = part_losses.presence_loss(assignment)
+        if self.uses("background"):
+            terms["background"] = part_losses.background_loss(assignment, self.backbone.grid)
         if self.uses("entropy"):
             terms["entropy"] = part_losses.entropy_loss(assignment)
         if self.uses("smoothness"):

@@ -13,149 +13,32 @@ All count integers, so they agree to the last digit whatever the block size and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeAlias
-
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
-from razh.retrieval.packing import check_packed, unpack
+from razh.retrieval.counting import count_device, count_multi, count_single
+from razh.retrieval.kernels import (
+    HOST_PAIRS,
+    QUERY_BLOCK,
+    ROUTES,
+    Counts,
+    Integers,
+    Packed,
+    Route,
+    choose_route,
+    device_here,
+    filled_parts,
+    import_faiss,
+    inner_distances,
+    signs_of,
+    widen,
+)
+from razh.retrieval.packing import check_packed
 
-__all__ = ["Route", "choose_route", "distances", "grades", "histogram", "import_faiss", "rank"]
+__all__ = ["ROUTES", "Route", "choose_route", "distances", "grades", "histogram", "import_faiss", "rank"]
 
-Route: TypeAlias = Literal["auto", "numpy", "faiss", "torch"]
-Packed: TypeAlias = NDArray[np.uint8]
-Integers: TypeAlias = NDArray[np.integer[Any]]
-Counts: TypeAlias = NDArray[np.int64]
-Fill: TypeAlias = Callable[[Packed], None]
-
-ROUTES = ("auto", "numpy", "faiss", "torch")
-QUERY_BLOCK = 12  # queries whose distances are held at once: 12 bytes a database item; twice that for small databases
-DATABASE_CHUNK = 16_384  # database items a kernel call: its int32 distances stay in the cache
-DEVICE_PAIRS = 1 << 26  # pairs a block on a CUDA device
-DEVICE_BINS = 1 << 24  # counters of such a block
-HOST_PAIRS = 1 << 22  # pairs a block of the torch route on the CPU, and of multi-label counting
-LONG_SLICE = 256  # mean number of relevant items from which a class slice is counted by itself
-SLICE_PAIRS = 1 << 18  # pairs of short slices counted together
 RANK_BYTES = 64 << 20  # working memory of a ranked search
 FAISS_GPU_NEIGHBOURS = 2048  # longest list that FAISS selects on a GPU
-
-
-def import_faiss() -> Any:
-    """Return the `faiss` module.
-
-    Raises:
-        ModuleNotFoundError: FAISS is not installed; the message names the extras that bring it.
-    """
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "FAISS is not installed; run `pip install razh[faiss-cpu]` or `razh[faiss-gpu]`"
-        ) from error
-    return faiss
-
-
-def choose_route(route: str = "auto") -> str:
-    """Return the route that `auto` stands for here: torch with a CUDA device, else FAISS where installed, else NumPy.
-
-    Raises:
-        ValueError: `route` is unknown.
-        ModuleNotFoundError: `route="faiss"` without FAISS.
-    """
-    if route not in ROUTES:
-        raise ValueError(f"route is {route!r}; choose one of {', '.join(ROUTES)}")
-    if route == "faiss":
-        import_faiss()
-    if route != "auto":
-        return route
-    if torch.cuda.is_available():
-        return "torch"
-    try:
-        import_faiss()
-    except ModuleNotFoundError:
-        return "numpy"
-    return "faiss"
-
-
-# ------------------------------------------------------------------------------------------------------- distances
-
-
-def _words(packed: Packed) -> Packed:
-    """Widen rows with zero bytes to 4, 8, 16, 24, … bytes: the widths with a fast kernel."""
-    width = packed.shape[1]
-    target = 4 if width <= 4 else -(-width // 8) * 8
-    if width == target:
-        return np.ascontiguousarray(packed)
-    wide = np.zeros((len(packed), target), dtype=np.uint8)
-    wide[:, :width] = packed
-    return wide
-
-
-def _as_words(packed: Packed) -> NDArray[Any]:
-    """View widened rows as machine words (n, W)."""
-    return packed.view(np.dtype(np.uint32 if packed.shape[1] == 4 else np.uint64))
-
-
-def _xor_popcount(database: Packed, out: NDArray[np.int32]) -> Fill:
-    """Distances by xor and `np.bitwise_count`, one machine word at a time."""
-    right = np.ascontiguousarray(_as_words(database).T)  # (W, g)
-    scratch = np.empty(right.shape[1], dtype=right.dtype)
-
-    def fill(query: Packed) -> None:
-        for row, codes in enumerate(_as_words(query)):
-            for position, code in enumerate(codes):
-                np.bitwise_xor(right[position], code, out=scratch)
-                if position:
-                    out[row] += np.bitwise_count(scratch)
-                else:
-                    np.bitwise_count(scratch, out=out[row], casting="unsafe")
-
-    return fill
-
-
-def _faiss_hammings(database: Packed, out: NDArray[np.int32]) -> Fill:
-    """Distances by FAISS's xor and popcount kernels."""
-    faiss = import_faiss()
-    right, target, (items, width) = faiss.swig_ptr(database), faiss.swig_ptr(out), database.shape
-
-    def fill(query: Packed) -> None:
-        faiss.hammings(faiss.swig_ptr(query), right, len(query), items, width, target)
-
-    return fill
-
-
-def _signs(packed: Packed, bits: int, device: torch.device) -> torch.Tensor:
-    """Return ±1 codes (n, L); fp16 on CUDA, where sums up to 1024 are exact, else fp32."""
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    return torch.from_numpy(unpack(packed, bits)).to(device).to(dtype).mul_(2).sub_(1)
-
-
-def _inner_distances(query: torch.Tensor, database: torch.Tensor) -> torch.Tensor:
-    """Return int32 distances (q, g) of ±1 codes: (L − inner product) / 2."""
-    product = (query @ database.T).to(torch.int32)
-    return product.neg_().add_(query.shape[1]).div_(2, rounding_mode="floor")
-
-
-def _kernels(route: str, database: Packed, queries: int) -> Iterator[tuple[slice, Fill, NDArray[np.int32]]]:
-    """Yield, for each part of the database, a function that writes distances of `queries` codes and where it does.
-
-    The buffer (queries, g) is one and the same memory for all parts, small enough to stay in the cache: read it before
-    the next part is filled; rows beyond the codes of a call keep older distances. The functions refer to it and to
-    `database` by address: keep both alive.
-    """
-    memory = np.zeros(queries * min(DATABASE_CHUNK, len(database)), dtype=np.int32)
-    kernel = _faiss_hammings if route == "faiss" else _xor_popcount
-    for start in range(0, len(database), DATABASE_CHUNK):
-        part = database[start : start + DATABASE_CHUNK]
-        out = memory[: queries * len(part)].reshape(queries, len(part))
-        yield slice(start, start + len(part)), kernel(part, out), out
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def distances(
@@ -177,14 +60,14 @@ def distances(
     result = np.empty((len(left), len(right)), dtype=np.uint8 if bits < 256 else np.uint16)
     chosen = choose_route(route)
     if chosen == "torch":
-        device = _device()
-        signs = _signs(right, bits, device)
+        device = device_here()
+        signs = signs_of(right, bits, device)
         for start in range(0, len(left), step := max(1, HOST_PAIRS // max(1, len(right)))):
-            near = _inner_distances(_signs(left[start : start + step], bits, device), signs)
+            near = inner_distances(signs_of(left[start : start + step], bits, device), signs)
             result[start : start + step] = near.cpu().numpy()
         return result
-    left, right = _words(left), _words(right)
-    for columns, fill, block in _kernels(chosen, right, min(len(left), QUERY_BLOCK)):
+    left, right = widen(left), widen(right)
+    for columns, fill, block in filled_parts(chosen, right, min(len(left), QUERY_BLOCK)):
         for start in range(0, len(left), QUERY_BLOCK):
             rows = left[start : start + QUERY_BLOCK]
             fill(rows)
@@ -261,13 +144,13 @@ def histogram(
         levels = 1 + int(right_labels.sum(axis=1, dtype=np.int64).max())
     chosen = choose_route(route)
     if chosen == "torch" and len(left):
-        counts = _count_device(left, right, left_labels, right_labels, bits, levels)
+        counts = count_device(left, right, left_labels, right_labels, bits, levels)
     elif not len(left):
         counts = np.zeros((0, bits + 1, levels), dtype=np.int64)
     elif left_labels.ndim == 1:
-        counts = _count_single(left, right, left_labels, right_labels, bits, chosen)
+        counts = count_single(left, right, left_labels, right_labels, bits, chosen)
     else:
-        counts = _count_multi(left, right, left_labels, right_labels, bits, levels, chosen)
+        counts = count_multi(left, right, left_labels, right_labels, bits, levels, chosen)
     if exclude is not None:
         _leave_out(counts, np.asarray(exclude), left, right, left_labels, right_labels)
     return counts
@@ -300,188 +183,6 @@ def _leave_out(
     else:
         level = (left_labels[rows].astype(np.int64) * right_labels[own].astype(np.int64)).sum(axis=1)
     counts[rows, distance, np.minimum(level, counts.shape[2] - 1)] -= 1
-
-
-def _parallel(work: Callable[[range], None], starts: range) -> None:
-    """Deal the blocks of queries to as many threads as torch may use, each pinned to one core."""
-    threads = torch.get_num_threads()
-    workers = min(threads, len(starts))
-    if workers <= 1:
-        work(starts)
-        return
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(work, [starts[worker::workers] for worker in range(workers)]))
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _count_single(
-    left: Packed, right: Packed, left_labels: Integers, right_labels: Integers, bits: int, route: str
-) -> Counts:
-    """Histogram for class ids: the database sorted by class, so that the relevant items are one slice.
-
-    Counts everything, counts the slice, and takes the difference. Up to 255 bits several queries share one `bincount`
-    over bytes: query number i of a group adds i (L + 1) to its distances, as long as the sum fits into a byte, so that
-    the overhead of the call is paid once a group.
-    """
-    order = _class_order(right_labels)
-    database, classes = _take(_words(right), order), right_labels[order]
-    queries = _class_order(left_labels)  # neighbours share a class, hence a slice
-    query, labels = _take(_words(left), queries), left_labels[queries]
-    first, last = (np.searchsorted(classes, labels, side=side) for side in ("left", "right"))
-    size = bits + 1
-    by_run = int((last - first).sum()) >= LONG_SLICE * len(query)
-    every = np.zeros((len(query), size), dtype=np.int64)
-    same = np.zeros_like(every) if by_run else _count_slices(query, database, first, last, size)
-    block_rows = QUERY_BLOCK if len(database) > DATABASE_CHUNK else 2 * QUERY_BLOCK
-    lanes = min(block_rows, 256 // size, len(query)) if bits < 256 else 1
-    groups = min(block_rows // lanes, -(-len(query) // lanes))
-
-    def work(starts: range) -> None:
-        block = _ByteBlock(database, bits, lanes, groups, route)
-        for start in starts:
-            rows = slice(start, min(start + lanes * groups, len(query)))
-            every[rows] = block.count(query[rows])
-            for begin, end in _runs(first[rows], last[rows]) if by_run else ():
-                some = slice(start + begin, start + end)
-                same[some] = block.count_slice(begin, end, int(first[start + begin]), int(last[start + begin]))
-
-    _parallel(work, range(0, len(query), lanes * groups))
-    counts = np.empty((*every.shape, 2), dtype=np.int64)
-    counts[queries, :, 0] = every - same
-    counts[queries, :, 1] = same
-    return counts
-
-
-def _class_order(labels: Integers) -> NDArray[np.intp]:
-    """Return the stable order by class; a radix sort where the ids fit into 16 bits."""
-    if len(labels) and labels.min() >= 0 and labels.max() < 1 << 16:
-        labels = labels.astype(np.uint16)
-    return np.argsort(labels, kind="stable")
-
-
-def _take(words: Packed, order: NDArray[np.intp]) -> Packed:
-    """Return rows of widened codes in another order, copied word by word."""
-    taken: Packed = _as_words(words)[order].view(np.uint8)
-    return taken
-
-
-class _ByteBlock:
-    """Buffers that hold the distances of `lanes` · `groups` queries to the whole database, and count them.
-
-    Row number i of a group of `lanes` queries is stored as distance + i (L + 1), so that one `bincount` serves the
-    group; up to 255 bits a key is one byte.
-    """
-
-    def __init__(self, database: Packed, bits: int, lanes: int, groups: int, route: str) -> None:
-        self.size, self.lanes, queries = bits + 1, lanes, lanes * groups
-        dtype = torch.uint8 if bits < 256 else torch.int32
-        self.keys = torch.empty((queries, len(database)), dtype=dtype)
-        self.groups = list(self.keys.view(groups, -1))
-        row = torch.arange(queries, dtype=torch.int32).unsqueeze(1)
-        self.offset = (row % lanes * self.size).to(dtype)
-        self.group_offset = row // lanes * (lanes * self.size)
-        self.parts = [
-            (fill, torch.from_numpy(out), self.keys[:, columns])
-            for columns, fill, out in _kernels(route, database, queries)
-        ]
-
-    def fill(self, query: Packed) -> torch.Tensor:
-        """Return the keys (q, G) of a block of queries; plain distances with one lane. The buffer is used again."""
-        for fill, out, keys in self.parts:
-            fill(query)
-            keys.copy_(out).add_(self.offset)
-        return self.keys[: len(query)]
-
-    def count(self, query: Packed) -> Counts:
-        """Return counts (q, L + 1) over the whole database; keeps the keys for `count_slice`."""
-        rows = len(self.fill(query))
-        used = self.groups[: -(-rows // self.lanes)]
-        counted = torch.stack([torch.bincount(keys, minlength=self.lanes * self.size) for keys in used])
-        result: Counts = counted.view(-1, self.size)[:rows].numpy()
-        return result
-
-    def count_slice(self, begin: int, end: int, first: int, last: int) -> Counts:
-        """Return counts (end − begin, L + 1) of these queries over database rows first … last − 1."""
-        keys = self.keys[begin:end, first:last].to(torch.int32).add_(self.group_offset[begin:end])
-        counted = torch.bincount(keys.view(-1), minlength=end * self.size).view(-1, self.size)
-        result: Counts = counted[begin:].numpy()
-        return result
-
-
-def _count_slices(query: Packed, database: Packed, first: Counts, last: Counts, size: int) -> Counts:
-    """Count the distances (Q, L + 1) of every query to its own database slice; quick for many short slices."""
-    left, right = _as_words(query), _as_words(database)
-    counts = np.zeros((len(query), size), dtype=np.int64)
-    length = last - first
-    step = max(1, SLICE_PAIRS // max(1, int(length.max(initial=0)) * left.shape[1]))
-    for start in range(0, len(query), step):
-        some = length[start : start + step]
-        row = np.repeat(np.arange(len(some)), some)
-        item = np.arange(len(row)) + np.repeat(first[start : start + step] - (np.cumsum(some) - some), some)
-        differ = left[start : start + step][row] ^ right[item]
-        distance = np.bitwise_count(differ).sum(axis=1, dtype=np.int64)
-        binned = np.bincount(row * size + distance, minlength=len(some) * size)
-        counts[start : start + step] = binned.reshape(len(some), size)
-    return counts
-
-
-def _runs(first: Counts, last: Counts) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of consecutive queries that share a database slice which is not empty."""
-    begin = 0
-    for end in range(1, len(first) + 1):
-        if end == len(first) or first[end] != first[begin]:
-            if last[begin] > first[begin]:
-                yield begin, end
-            begin = end
-
-
-def _count_multi(
-    left: Packed, right: Packed, left_labels: Integers, right_labels: Integers, bits: int, levels: int, route: str
-) -> Counts:
-    """Histogram for multi-hot labels: the number of shared labels is a second digit of the key."""
-    query, database, size = _words(left), _words(right), bits + 1
-    query_hot = torch.from_numpy(left_labels.astype(np.float32))
-    database_hot = torch.from_numpy(right_labels.astype(np.float32)).T
-    block_rows = max(1, min(QUERY_BLOCK, HOST_PAIRS // len(database)))
-    counts = np.zeros((len(query), size, levels), dtype=np.int64)
-
-    def work(starts: range) -> None:
-        block = _ByteBlock(database, bits, 1, block_rows, route)
-        for start in starts:
-            rows = slice(start, min(start + block_rows, len(query)))
-            keys = block.fill(query[rows]).to(torch.int32)
-            level = (query_hot[rows] @ database_hot).clamp_(max=levels - 1).to(torch.int32)
-            offset = torch.arange(len(keys), dtype=torch.int32).unsqueeze(1) * (size * levels)
-            keys.mul_(levels).add_(level).add_(offset)
-            counted = torch.bincount(keys.view(-1), minlength=len(keys) * size * levels)
-            counts[rows] = counted.view(len(keys), size, levels).numpy()
-
-    _parallel(work, range(0, len(query), block_rows))
-    return counts
-
-
-def _count_device(
-    left: Packed, right: Packed, left_labels: Integers, right_labels: Integers, bits: int, levels: int
-) -> Counts:
-    """Histogram by torch on a CUDA device, or on the CPU where there is none; integer counts only."""
-    device, size = _device(), bits + 1
-    database = _signs(right, bits, device)
-    labels = torch.from_numpy(right_labels.astype(np.int64 if right_labels.ndim == 1 else np.float32)).to(device)
-    pairs = DEVICE_PAIRS if device.type == "cuda" else HOST_PAIRS
-    block_rows = max(1, min(pairs // len(right), DEVICE_BINS // (size * levels)))
-    counts = np.zeros((len(left), size, levels), dtype=np.int64)
-    for start in range(0, len(left), block_rows):
-        rows = slice(start, start + block_rows)
-        keys = _inner_distances(_signs(left[rows], bits, device), database)
-        own = torch.from_numpy(left_labels[rows].astype(np.int64 if left_labels.ndim == 1 else np.float32)).to(device)
-        level = own[:, None] == labels if own.ndim == 1 else (own @ labels.T).clamp_(max=levels - 1)
-        offset = torch.arange(len(keys), dtype=torch.int32, device=device).unsqueeze(1) * (size * levels)
-        keys.mul_(levels).add_(level.to(torch.int32)).add_(offset)
-        counted = torch.bincount(keys.view(-1), minlength=len(keys) * size * levels)
-        counts[rows] = counted.cpu().numpy().reshape(len(keys), size, levels)
-    return counts
 
 
 # ----------------------------------------------------------------------------------------------------- ranked lists

@@ -16,13 +16,27 @@ contribute to the sum of precisions at relevant ranks, in expectation over order
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from razh.retrieval.buckets import (
+    Counts,
+    Floats,
+    PrefixSums,
+    buckets_of,
+    check_name,
+    check_rank,
+    checked,
+    discount_table,
+    harmonic_numbers,
+    in_blocks,
+    ratio,
+    table_size,
+)
 
 __all__ = [
     "Denominator",
@@ -42,108 +56,15 @@ __all__ = [
 
 Ties: TypeAlias = Literal["expected", "worst", "best"]
 Denominator: TypeAlias = Literal["hits", "all"]
-Floats: TypeAlias = NDArray[np.float64]
-Counts: TypeAlias = NDArray[np.int64]
 
-QUERY_BLOCK = 512
 MIXTURE_CELLS = 1 << 20  # (query, hits) pairs of a cut bucket looked at together
-
-
-# --------------------------------------------------------------------------------------------------------- helpers
-
-
-@dataclass(frozen=True)
-class _Buckets:
-    """What a histogram says about every bucket; all arrays (Q, L + 1)."""
-
-    items: Counts  # n
-    relevant: Counts  # r
-    items_before: Counts  # N
-    relevant_before: Counts  # P
-
-
-def _histogram(hist: ArrayLike) -> Counts:
-    counts = np.asarray(hist)
-    if counts.ndim != 3 or counts.shape[2] < 2 or not np.issubdtype(counts.dtype, np.integer):
-        raise ValueError(f"hist has shape {counts.shape} and dtype {counts.dtype}; pass integer counts (Q, L + 1, 2)")
-    return counts.astype(np.int64, copy=False)
-
-
-def _buckets(hist: ArrayLike) -> _Buckets:
-    counts = _histogram(hist)
-    relevant = np.ascontiguousarray(counts[:, :, 1:].sum(axis=2))
-    items = counts[:, :, 0] + relevant
-    return _Buckets(items, relevant, np.cumsum(items, axis=1) - items, np.cumsum(relevant, axis=1) - relevant)
-
-
-def _in_blocks(hist: ArrayLike, function: Callable[[Counts], Floats]) -> Floats:
-    """Apply a function of histograms to blocks of queries, whose temporary arrays stay in the cache."""
-    counts = _histogram(hist)
-    starts = range(0, max(1, len(counts)), QUERY_BLOCK)
-    return np.concatenate([function(counts[start : start + QUERY_BLOCK]) for start in starts])
-
-
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
-
-
-def _check_rank(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} is {value}; ranks count from 1")
-
-
-def _ratio(above: NDArray[Any], below: NDArray[Any]) -> Floats:
-    """Return above / below, 0 where below is 0."""
-    result: Floats = np.zeros(np.shape(above), dtype=np.float64)
-    np.divide(above, below, out=result, where=np.asarray(below) != 0)
-    return result
-
-
-class _PrefixSums:
-    """Sums of term(1) … term(size), kept as a rounded value and what the rounding lost.
-
-    The difference of two entries then has the relative precision of a sum of the terms between them, even where
-    millions of terms lie in front.
-    """
-
-    def __init__(self, terms: Floats) -> None:
-        total = np.concatenate([[0.0], np.cumsum(terms)])
-        before, after = total[:-1], total[1:]
-        added = after - before
-        lost = (before - (after - added)) + (terms - added)  # two-sum: exact
-        self.total, self.lost = total, np.concatenate([[0.0], np.cumsum(lost)])
-
-    def between(self, start: Counts, stop: Counts) -> Floats:
-        """Return term(start + 1) + … + term(stop)."""
-        difference: Floats = (self.total[stop] - self.total[start]) + (self.lost[stop] - self.lost[start])
-        return difference
-
-
-@lru_cache(maxsize=4)
-def _harmonic_table(size: int) -> _PrefixSums:
-    return _PrefixSums(1.0 / np.arange(1, size + 1))
-
-
-@lru_cache(maxsize=4)
-def _discount_table(size: int) -> _PrefixSums:
-    return _PrefixSums(1.0 / np.log2(np.arange(2, size + 2)))
-
-
-def _table_size(largest: int) -> int:
-    """Round up, so that few tables are built; longer tables begin with the same numbers."""
-    return 1 << max(10, int(largest).bit_length())
-
-
-def _harmonic(largest: int) -> _PrefixSums:
-    return _harmonic_table(_table_size(largest))
 
 
 # ----------------------------------------------------------------------------------------------- average precision
 
 
 def _expected_sum(
-    harmonic: _PrefixSums,
+    harmonic: PrefixSums,
     items: Counts,
     relevant: Counts,
     places: Counts,
@@ -152,18 +73,18 @@ def _expected_sum(
 ) -> Floats:
     """Return the expected sum of precisions at the relevant ranks among the first `places` of a bucket."""
     delta = harmonic.between(items_before, items_before + places)
-    pairs = _ratio(relevant - 1, items - 1) * (places - (items_before + 1) * delta)
-    return _ratio(relevant, items) * ((relevant_before + 1) * delta + pairs)
+    pairs = ratio(relevant - 1, items - 1) * (places - (items_before + 1) * delta)
+    return ratio(relevant, items) * ((relevant_before + 1) * delta + pairs)
 
 
-def _run_sum(harmonic: _PrefixSums, hits: Counts, items_before: Counts, relevant_before: Counts) -> Floats:
+def _run_sum(harmonic: PrefixSums, hits: Counts, items_before: Counts, relevant_before: Counts) -> Floats:
     """Return the sum of precisions of `hits` relevant items in a row."""
     delta = harmonic.between(items_before, items_before + hits)
     return hits - (items_before - relevant_before) * delta
 
 
 def _bucket_sum(
-    harmonic: _PrefixSums,
+    harmonic: PrefixSums,
     ties: Ties,
     items: Counts,
     hits: Counts,
@@ -193,17 +114,17 @@ def average_precision(
     Raises:
         ValueError: `hist` is no histogram, the cut-off is below 1, or a name is unknown.
     """
-    _check("denominator", denominator, ("hits", "all"))
-    _check("ties", ties, ("expected", "worst", "best"))
+    check_name("denominator", denominator, ("hits", "all"))
+    check_name("ties", ties, ("expected", "worst", "best"))
     if cutoff is not None:
-        _check_rank("cutoff", cutoff)
-    return _in_blocks(hist, lambda block: _average_precision(block, cutoff, denominator, ties))
+        check_rank("cutoff", cutoff)
+    return in_blocks(hist, lambda block: _average_precision(block, cutoff, denominator, ties))
 
 
 def _average_precision(hist: Counts, cutoff: int | None, denominator: Denominator, ties: Ties) -> Floats:
-    buckets = _buckets(hist)
+    buckets = buckets_of(hist)
     total = buckets.items.sum(axis=1)
-    harmonic = _harmonic(int(total.max(initial=0)))
+    harmonic = harmonic_numbers(int(total.max(initial=0)))
     limit = int(total.max(initial=0)) if cutoff is None else cutoff
     places = np.clip(limit - buckets.items_before, 0, buckets.items)
     whole = places == buckets.items
@@ -211,7 +132,7 @@ def _average_precision(hist: Counts, cutoff: int | None, denominator: Denominato
     sums = np.where(whole, sums, 0.0).sum(axis=1)
     every = buckets.relevant.sum(axis=1)
     hits = np.where(whole, buckets.relevant, 0).sum(axis=1)
-    result = _ratio(sums, hits if denominator == "hits" else np.minimum(every, limit))
+    result = ratio(sums, hits if denominator == "hits" else np.minimum(every, limit))
     rows, columns = np.nonzero((places > 0) & ~whole)  # at most one bucket a query
     for part in _parts(np.minimum(places, buckets.relevant)[rows, columns]):
         at = rows[part], columns[part]
@@ -243,11 +164,11 @@ def _parts(widths: Counts) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _cut_value(harmonic: _PrefixSums, ties: Ties, cut: _Cut, sums: Floats, below: Counts | None) -> Floats:
+def _cut_value(harmonic: PrefixSums, ties: Ties, cut: _Cut, sums: Floats, below: Counts | None) -> Floats:
     """Return AP (q,) with the cut bucket, given the sums of the whole buckets; `below` None divides by the hits."""
     if ties == "expected" and below is not None:  # linear in the sum: no mixture needed
         bucket = _expected_sum(harmonic, cut.items, cut.relevant, cut.places, cut.items_before, cut.relevant_before)
-        return _ratio(sums + bucket, below)
+        return ratio(sums + bucket, below)
     fewest = np.maximum(0, cut.places - (cut.items - cut.relevant))
     most = np.minimum(cut.places, cut.relevant)
     hits = fewest[:, None] + np.arange(int((most - fewest).max()) + 1)  # (q, J)
@@ -256,7 +177,7 @@ def _cut_value(harmonic: _PrefixSums, ties: Ties, cut: _Cut, sums: Floats, below
     before = cut.items_before[:, None], cut.relevant_before[:, None]
     bucket = _bucket_sum(harmonic, ties, np.broadcast_to(cut.places[:, None], hits.shape), hits, *before)
     divisor = before[1] + hits if below is None else np.broadcast_to(below[:, None], hits.shape)
-    value = _ratio(sums[:, None] + bucket, divisor)
+    value = ratio(sums[:, None] + bucket, divisor)
     if ties == "worst":
         return np.asarray(np.where(possible, value, np.inf).min(axis=1))
     if ties == "best":
@@ -292,7 +213,7 @@ def chance(hist: ArrayLike, cutoff: int | None = None, denominator: Denominator 
     Raises:
         ValueError: as in `average_precision`.
     """
-    counts = _histogram(hist)
+    counts = checked(hist)
     relevant = counts[:, :, 1:].sum(axis=(1, 2))
     one_bucket = np.stack([counts[:, :, 0].sum(axis=1), relevant], axis=1)
     different, inverse = np.unique(one_bucket, axis=0, return_inverse=True)
@@ -318,7 +239,7 @@ def average_precision_ranked(
     Raises:
         ValueError: the cut-off is not in 1..K, shapes do not fit, or the name is unknown.
     """
-    _check("denominator", denominator, ("hits", "all"))
+    check_name("denominator", denominator, ("hits", "all"))
     ranked = np.asarray(relevant, dtype=np.bool_)
     limit = ranked.shape[1] if cutoff is None else cutoff
     if ranked.ndim != 2 or not 1 <= limit <= ranked.shape[1]:
@@ -327,7 +248,7 @@ def average_precision_ranked(
     ranked = ranked[:, :limit]
     hits = np.cumsum(ranked, axis=1)
     sums = np.cumsum(np.where(ranked, hits / np.arange(1, limit + 1), 0.0), axis=1)[:, -1]
-    return _ratio(sums, hits[:, -1] if denominator == "hits" else np.minimum(every, limit))
+    return ratio(sums, hits[:, -1] if denominator == "hits" else np.minimum(every, limit))
 
 
 # ------------------------------------------------------------------------------------- precision, recall and curves
@@ -335,7 +256,7 @@ def average_precision_ranked(
 
 def relevant_total(hist: ArrayLike) -> Counts:
     """Return the number of relevant items of every query (Q,)."""
-    return np.asarray(_histogram(hist)[:, :, 1:].sum(axis=(1, 2)))
+    return np.asarray(checked(hist)[:, :, 1:].sum(axis=(1, 2)))
 
 
 def hits_at(hist: ArrayLike, k: int, ties: Ties = "expected") -> Floats:
@@ -344,12 +265,12 @@ def hits_at(hist: ArrayLike, k: int, ties: Ties = "expected") -> Floats:
     Raises:
         ValueError: `hist` is no histogram, k is below 1, or `ties` is unknown.
     """
-    _check("ties", ties, ("expected", "worst", "best"))
-    _check_rank("k", k)
-    buckets = _buckets(hist)
+    check_name("ties", ties, ("expected", "worst", "best"))
+    check_rank("k", k)
+    buckets = buckets_of(hist)
     places = np.clip(k - buckets.items_before, 0, buckets.items)
     if ties == "expected":
-        hits = _ratio(buckets.relevant * places, buckets.items)
+        hits = ratio(buckets.relevant * places, buckets.items)
     elif ties == "worst":
         hits = np.maximum(0, places - (buckets.items - buckets.relevant)).astype(np.float64)
     else:
@@ -372,7 +293,7 @@ def recall_at(hist: ArrayLike, k: int, ties: Ties = "expected") -> Floats:
     Raises:
         ValueError: as in `hits_at`.
     """
-    return _ratio(hits_at(hist, k, ties), relevant_total(hist))
+    return ratio(hits_at(hist, k, ties), relevant_total(hist))
 
 
 def precision_recall_curve(hist: ArrayLike) -> tuple[Floats, Floats]:
@@ -384,13 +305,13 @@ def precision_recall_curve(hist: ArrayLike) -> tuple[Floats, Floats]:
     Raises:
         ValueError: `hist` is no histogram.
     """
-    buckets = _buckets(hist)
+    buckets = buckets_of(hist)
     items, hits = np.cumsum(buckets.items, axis=1), np.cumsum(buckets.relevant, axis=1)
-    return _ratio(hits, items), _ratio(hits, np.broadcast_to(hits[:, -1:], hits.shape))
+    return ratio(hits, items), ratio(hits, np.broadcast_to(hits[:, -1:], hits.shape))
 
 
 def _within(hist: ArrayLike, radius: int) -> tuple[Counts, Counts]:
-    counts = _histogram(hist)
+    counts = checked(hist)
     if radius < 0:
         raise ValueError(f"radius is {radius}; a Hamming radius is 0 or more")
     ball = counts[:, : radius + 1].sum(axis=1)
@@ -404,7 +325,7 @@ def precision_within(hist: ArrayLike, radius: int) -> Floats:
     Raises:
         ValueError: `hist` is no histogram or the radius is negative.
     """
-    return _ratio(*_within(hist, radius))
+    return ratio(*_within(hist, radius))
 
 
 def recall_within(hist: ArrayLike, radius: int) -> Floats:
@@ -413,7 +334,7 @@ def recall_within(hist: ArrayLike, radius: int) -> Floats:
     Raises:
         ValueError: `hist` is no histogram or the radius is negative.
     """
-    return _ratio(_within(hist, radius)[0], relevant_total(hist))
+    return ratio(_within(hist, radius)[0], relevant_total(hist))
 
 
 # ------------------------------------------------------------------------------------------------------------ NDCG
@@ -432,10 +353,10 @@ def ndcg_at(hist: ArrayLike, k: int | None = None, gain: Literal["exponential", 
     Raises:
         ValueError: `hist` is no histogram, k is below 1, or `gain` is unknown.
     """
-    _check("gain", gain, ("exponential", "linear"))
+    check_name("gain", gain, ("exponential", "linear"))
     if k is not None:
-        _check_rank("k", k)
-    return _in_blocks(hist, lambda block: _ndcg_at(block, k, gain))
+        check_rank("k", k)
+    return in_blocks(hist, lambda block: _ndcg_at(block, k, gain))
 
 
 def _ndcg_at(counts: Counts, k: int | None, gain: str) -> Floats:
@@ -444,14 +365,14 @@ def _ndcg_at(counts: Counts, k: int | None, gain: str) -> Floats:
     limit = largest if k is None else k
     grades = np.arange(counts.shape[2], dtype=np.float64)
     gains = np.exp2(grades) - 1 if gain == "exponential" else grades
-    discounts = _discount_table(_table_size(largest))
-    mean_gain = _ratio(np.cumsum(counts * gains, axis=2)[:, :, -1], items)
+    discounts = discount_table(table_size(largest))
+    mean_gain = ratio(np.cumsum(counts * gains, axis=2)[:, :, -1], items)
     found = mean_gain * _discounted(discounts, items, limit)
     ideal = gains[::-1] * _discounted(discounts, counts.sum(axis=1)[:, ::-1], limit)
-    return _ratio(np.cumsum(found, axis=1)[:, -1], np.cumsum(ideal, axis=1)[:, -1])
+    return ratio(np.cumsum(found, axis=1)[:, -1], np.cumsum(ideal, axis=1)[:, -1])
 
 
-def _discounted(discounts: _PrefixSums, items: Counts, limit: int) -> Floats:
+def _discounted(discounts: PrefixSums, items: Counts, limit: int) -> Floats:
     """Return the sum of discounts (Q, B) over the places that each of consecutive groups of items takes within k."""
     last = np.minimum(np.cumsum(items, axis=1), limit)
     first = np.minimum(np.cumsum(items, axis=1) - items, limit)

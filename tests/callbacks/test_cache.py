@@ -1,0 +1,342 @@
+import errno
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.synthetic import SyntheticDataModule
+from razh.callbacks import cache
+from razh.callbacks.cache import CacheFolder, FeatureCache, cache_key
+from razh.methods.ce import CE
+from razh.methods.razh import RAZH
+
+SIZE = 32
+FREEZES = [("test_vit", 2, "all"), ("test_vit", 0, "trunk"), ("test_efficientnet", 3, "trunk")]
+
+
+def data_module(**arguments):
+    small = {"seen_classes": 6, "unseen_classes": 2, "images_per_class": 6, "image_size": SIZE, "num_workers": 0}
+    return SyntheticDataModule(**{**small, "batch_size": 8, "eval_batch_size": 16, **arguments})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return data_module()
+
+
+class Strategy:
+    root_device = torch.device("cpu")
+
+    def barrier(self, name):
+        pass
+
+    def broadcast(self, value):
+        return value
+
+
+def trainer(data):
+    return SimpleNamespace(datamodule=data, strategy=Strategy(), is_global_zero=True)
+
+
+@pytest.fixture
+def method(make_method, make_backbone):
+    def make(name="test_vit", split=2, freeze="all", kind=RAZH, seed=0, **arguments):
+        torch.manual_seed(seed)
+        return make_method(kind, make_backbone(name, split, freeze=freeze), **arguments)
+
+    return make
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Return the list of how many images each call of the network gets."""
+    counts, compute = [], cache.compute
+
+    def counting(backbone, images, device):
+        counts.append(len(images))
+        return compute(backbone, images, device)
+
+    monkeypatch.setattr(cache, "compute", counting)
+    return counts
+
+
+def fill(method, data, **arguments):
+    callback = FeatureCache(**arguments)
+    callback.setup(trainer(data), method, "fit")
+    return callback
+
+
+def folders(tmp_path):
+    return sorted(path.name for path in (tmp_path / "cache").iterdir() if path.is_dir())
+
+
+def needed_rows(data, flips=True):
+    """Return how many (view, image) rows a split needs."""
+    split = data.split
+    names = ("train", "validation_query", "validation_database", "query", "database")
+    images = np.unique(np.concatenate([getattr(split, name) for name in names]))
+    return len(images) + (len(split.train) if flips else 0)
+
+
+@pytest.mark.parametrize(("name", "split", "freeze"), FREEZES)
+def test_cached_values_equal_the_live_ones(method, name, split, freeze):
+    data, model = data_module(), method(name, split, freeze)
+    fill(model, data)
+    model.eval()
+    loaders = (data.test_dataloader(), data.initialisation_dataloader())
+    for batch in (batch for loader in loaders for batch in loader):
+        assert "image" not in batch
+        images = torch.stack([data.evaluation_image(int(index)) for index in batch["index"]])
+        with torch.no_grad():
+            live = model.hash_logits({"image": images})
+            torch.testing.assert_close(batch["patches"].float(), model.backbone.embed(images), rtol=1e-2, atol=1e-2)
+            torch.testing.assert_close(model.hash_logits(batch), live, rtol=1e-2, atol=1e-2)
+        assert torch.equal(batch["thumbnail"], images)  # 32 pixels are below the thumbnail's side
+        assert torch.equal(batch["label"], torch.from_numpy(data.labels)[batch["index"]])
+
+
+def test_training_takes_the_image_or_its_mirror_image(method):
+    data, model = data_module(), method()
+    fill(model, data)
+    seen = {False: 0, True: 0}
+    for batch in data.train_dataloader():
+        for row, index in enumerate(batch["index"]):
+            image = data.evaluation_image(int(index))
+            mirrored = not torch.equal(batch["thumbnail"][row], image)
+            shown = image.flip(-1) if mirrored else image
+            assert torch.equal(batch["thumbnail"][row], shown)
+            with torch.no_grad():
+                live = model.backbone.eval().embed(shown[None])[0]
+            torch.testing.assert_close(batch["patches"][row].float(), live, rtol=1e-2, atol=1e-2)
+            seen[mirrored] += 1
+    assert min(seen.values()) > 0
+
+
+def test_second_run_computes_nothing(method, computed, tmp_path):
+    fill(method(), data_module())
+    assert sum(computed) == needed_rows(data_module())
+    computed.clear()
+    again = data_module()
+    fill(method(), again)
+    assert computed == []
+    assert len(folders(tmp_path)) == 1
+    assert "patches" in next(iter(again.test_dataloader()))
+
+
+def test_next_stage_of_a_run_does_nothing(method, data, computed, monkeypatch):
+    callback, model = fill(method(), data), method()
+    monkeypatch.setattr(callback, "_reserve", None)
+    callback.setup(trainer(data), model, "test")
+    assert callback.seconds > 0
+
+
+def test_killed_fill_goes_on_with_the_missing_rows(method, computed, monkeypatch):
+    write, calls = CacheFolder.write, []
+
+    def failing(self, view, index, rows):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(len(index))
+        write(self, view, index, rows)
+
+    monkeypatch.setattr(CacheFolder, "write", failing)
+    with pytest.raises(KeyboardInterrupt):
+        fill(method(), data_module())
+    monkeypatch.setattr(CacheFolder, "write", write)
+    computed.clear()
+    data, model = data_module(), method()
+    fill(model, data)
+    assert sum(computed) == needed_rows(data) - sum(calls)
+    model.eval()
+    for batch in data.test_dataloader():
+        images = torch.stack([data.evaluation_image(int(index)) for index in batch["index"]])
+        with torch.no_grad():
+            torch.testing.assert_close(batch["patches"].float(), model.backbone.embed(images), rtol=1e-2, atol=1e-2)
+
+
+def test_row_killed_before_its_mark_is_computed_again(method, computed):
+    data, model = data_module(), method()
+    callback = fill(model, data)
+    folder = next(path for path in callback.directory.iterdir() if path.is_dir())
+    row = int(data.split.query[0])
+    for name, value in (("done", 0), ("feature", 99)):
+        array = np.load(folder / f"{name}.npy", mmap_mode="r+")
+        array[0, row] = value
+        array.flush()
+    computed.clear()
+    again = data_module()
+    fill(method(), again)
+    assert computed == [1]
+    assert not (np.load(folder / "feature.npy", mmap_mode="r")[0, row] == 99).any()
+
+
+def test_other_split_adds_only_its_own_rows(method, computed):
+    first, second = data_module(), data_module(protocol="unseen-50%", split_seed=3)
+    assert first.fingerprint == second.fingerprint
+    fill(method(), first)
+    computed.clear()
+    fill(method(), second)
+    added = np.setdiff1d(second.split.train, first.split.train)
+    assert 0 < sum(computed) <= len(added) + needed_rows(second, flips=False)
+
+
+def test_cache_with_mirror_images_serves_a_run_without_them(method, computed):
+    """Mirror images of rows that are in training now, but were not then, are not there: none may be served."""
+    fill(method(), data_module())
+    computed.clear()
+    data, model = data_module(protocol="unseen-50%", split_seed=3), method()
+    fill(model, data, flips=False)
+    assert sum(computed) == 0 or sum(computed) < needed_rows(data, flips=False)
+    for batch in data.train_dataloader():
+        images = torch.stack([data.evaluation_image(int(index)) for index in batch["index"]])
+        assert torch.equal(batch["thumbnail"], images)
+        with torch.no_grad():
+            live = model.backbone.eval().embed(images)
+        torch.testing.assert_close(batch["patches"].float(), live, rtol=1e-2, atol=1e-2)
+
+
+def test_cache_without_mirror_images_is_made_anew_with_them(method, computed):
+    fill(method(), data_module(), flips=False)
+    computed.clear()
+    fill(method(), data_module(), flips=True)
+    assert sum(computed) == needed_rows(data_module())
+
+
+def test_key_follows_weights_network_and_images(method, make_backbone, data):
+    key = cache_key(data.fingerprint, method().backbone)
+    assert cache_key(data.fingerprint, method().backbone) == key
+    others = [
+        cache_key(data.fingerprint, method(seed=1).backbone),
+        cache_key(data.fingerprint, method(split=3).backbone),
+        cache_key(data.fingerprint, method(freeze="trunk").backbone),
+        cache_key(data.fingerprint, method("test_efficientnet").backbone),
+        cache_key(data_module(image_size=48).fingerprint, method().backbone),
+        cache_key(data_module(data_seed=1).fingerprint, method().backbone),
+    ]
+    assert len({key, *others}) == 1 + len(others)
+
+
+def test_key_of_a_trunk_does_not_follow_what_is_trained(method, data):
+    model = method(freeze="trunk")
+    key = cache_key(data.fingerprint, model.backbone)
+    with torch.no_grad():
+        model.backbone.stages[-1].mlp.fc1.weight.add_(1)
+        model.head.weight.add_(1)
+    assert cache_key(data.fingerprint, model.backbone) == key
+    with torch.no_grad():
+        model.backbone.stages[0].mlp.fc1.weight[0, 0] += 1e-3
+    assert cache_key(data.fingerprint, model.backbone) != key
+
+
+def test_other_weights_fill_another_folder(method, tmp_path):
+    fill(method(), data_module())
+    fill(method(seed=1), data_module())
+    assert len(folders(tmp_path)) == 2
+
+
+def one_line(caught):
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "--cache.directory" in message
+    return message
+
+
+def test_disk_too_small_is_an_error_before_anything_is_written(method, data, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(OSError, match=r"needs .* GB .* free") as caught:
+        fill(method(), data)
+    one_line(caught)
+    assert folders(tmp_path) == []
+
+
+def test_disk_that_fills_up_leaves_nothing_that_is_trusted(method, computed, monkeypatch, tmp_path):
+    allocate, calls = os.posix_fallocate, []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        allocate(*arguments)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="cannot reserve") as caught:
+        fill(method(), data_module())
+    assert "No space left" in one_line(caught)
+    assert folders(tmp_path) == []
+    assert computed == []
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    fill(method(), data_module())  # the lock was given back, and nothing stands in the way
+    assert sum(computed) == needed_rows(data_module())
+
+
+def test_folder_cut_off_before_its_last_file_is_not_trusted(method, computed, tmp_path):
+    callback = fill(method(), data_module())
+    folder = next(path for path in callback.directory.iterdir() if path.is_dir())
+    (folder / "complete.json").unlink()
+    computed.clear()
+    fill(method(), data_module())
+    assert sum(computed) == needed_rows(data_module())
+    assert json.loads((folder / "complete.json").read_text()) == {"views": 2, "count": 48}
+
+
+def test_space_is_really_there(method, data):
+    folder = next(path for path in fill(method(), data).directory.iterdir() if path.is_dir())
+    for path in folder.glob("*.npy"):
+        assert path.stat().st_blocks * 512 >= path.stat().st_size, path.name
+
+
+@pytest.mark.parametrize(
+    ("freeze", "arguments"), [("none", {}), ("all", {"enabled": False})], ids=["nothing frozen", "switched off"]
+)
+def test_without_a_cache_batches_keep_their_images(method, tmp_path, freeze, arguments):
+    data = data_module()
+    fill(method(freeze=freeze), data, **arguments)
+    assert set(next(iter(data.test_dataloader()))) == {"image", "label", "index"}
+    assert not (tmp_path / "cache").exists()
+
+
+def test_method_gets_only_the_arrays_it_asks_for(method):
+    data = data_module()
+    fill(method(kind=CE), data)
+    assert set(next(iter(data.test_dataloader()))) == {"feature", "label", "index"}
+
+
+def test_directory_is_the_argument_the_environment_or_the_home(monkeypatch, tmp_path):
+    assert FeatureCache(directory=str(tmp_path / "own")).directory == tmp_path / "own"
+    assert FeatureCache().directory == tmp_path / "cache"
+    monkeypatch.delenv("RAZH_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert FeatureCache().directory == tmp_path / ".cache" / "razh"
+
+
+def test_directory_that_is_a_file_is_one_line(method, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file") as caught:
+        fill(method(), data, directory=str(tmp_path / "file"))
+    assert "\n" not in str(caught.value)
+
+
+def test_values_that_overflow_half_precision_are_refused(method):
+    model = method()
+    with torch.no_grad():
+        model.backbone.model.norm.weight.fill_(1e6)
+    with pytest.raises(ValueError, match=r"feature of test_vit overflow half precision.*cache.enabled=false"):
+        fill(model, data_module())
+
+
+def test_ranks_share_the_rows_and_miss_none(method, monkeypatch, computed):
+    """Rank 1 reads the marks after rank 0 has written some: together they still fill every row."""
+    model = method()
+    for rank in (0, 1):
+        monkeypatch.setattr(cache, "world", lambda rank=rank: (rank, 2))
+        fill(model, data_module())
+    assert sum(computed) == needed_rows(data_module())
+    monkeypatch.setattr(cache, "world", lambda: (0, 1))
+    computed.clear()
+    fill(model, data_module())
+    assert computed == []

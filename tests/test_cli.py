@@ -1,0 +1,315 @@
+"""The command line from end to end, on tiny data: what a user types, what appears, what is refused."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from razh.cli import main
+from razh.recipe import experiments_folder
+from razh.retrieval.codes import Codes
+from razh.retrieval.evaluation import evaluate
+from tests import fake
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["--data.images_per_class=12", "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--data.batch_size=32"]
+QUICK = ["--figures.enabled=false", "--trainer.enable_progress_bar=false"]
+
+
+def train(folder, *more):
+    return main(["train", *SMALL, *QUICK, f"--run_dir={folder}", *more])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A complete run of RAZH with 12 bits (not a multiple of 8) and its figures."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", *SMALL, "--trainer.enable_progress_bar=false", "--bits=12", f"--run_dir={folder}"]) == 0
+    return folder
+
+
+def test_run_folder_holds_what_the_readme_promises(run):
+    files = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    wanted = {"config.yaml", "split.json", "metrics.json", "metrics.csv", "codes.npz"}
+    assert wanted | {"checkpoints/best.ckpt", "checkpoints/last.ckpt"} <= files
+    assert {"figures/retrieval.png", "figures/parts.png", "figures/precision_recall.png", "figures/training.png"} <= files
+    assert not [name for name in files if name.endswith(".part")]
+
+
+def test_metrics_are_those_of_the_codes(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    again = evaluate(Codes.load(run / "codes.npz"))
+    for name in ("unseen/map", "unseen/map_worst", "unseen/map_best", "seen/map", "harmonic/map", "zsl/map"):
+        assert metrics[f"test/{name}"] == again.metrics[f"test/{name}"]
+    for name in ("unseen/map@5000", "unseen/precision@100", "unseen/precision@radius2", "unseen/chance"):
+        assert metrics[f"test/{name}"] == again.metrics[f"test/{name}"]
+    assert metrics["test/unseen/map_worst"] <= metrics["test/unseen/map"] <= metrics["test/unseen/map_best"]
+    assert 0 < metrics["codes/unique_fraction"] <= 1
+    assert metrics["time/fit_seconds"] > 0
+    assert metrics["time/test_seconds"] > 0
+    assert metrics["time/total_seconds"] >= metrics["time/fit_seconds"] + metrics["time/test_seconds"]
+
+
+def test_codes_file_has_the_documented_arrays(run):
+    with np.load(run / "codes.npz", allow_pickle=False) as file:
+        codes = {name: file[name] for name in file.files}
+    assert codes["query_codes"].shape[1] == codes["database_codes"].shape[1] == 2
+    assert codes["query_codes"].dtype == np.uint8
+    assert int(codes["bits"]) == 12
+    assert (codes["query_codes"][:, 1] & 0b1111 == 0).all()  # padding of np.packbits
+    assert set(codes["query_labels"]) == set(codes["unseen_classes"])
+    assert not set(codes["query_index"]) & set(codes["database_index"])
+    split = json.loads((run / "split.json").read_text())
+    assert split["fingerprint"] == str(codes["fingerprint"]) == json.loads((run / "metrics.json").read_text())["split/fingerprint"]
+
+
+def test_metrics_csv_has_a_row_an_epoch_with_every_term(run):
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert {"train/loss", "train/hash", "train/mix", "train/reconstruction", "train/alignment", "val/map"} <= rows[0].keys()
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+
+
+def test_saved_config_repeats_the_run(run, tmp_path):
+    assert main(["train", f"--config={run / 'config.yaml'}", *QUICK, f"--run_dir={tmp_path / 'again'}"]) == 0
+    first, second = (np.load(folder / "codes.npz") for folder in (run, tmp_path / "again"))
+    assert all(np.array_equal(first[name], second[name]) for name in first.files)
+
+
+def test_test_command_gives_the_same_figures_from_the_checkpoint(run, tmp_path):
+    arguments = [f"--config={run / 'config.yaml'}", f"--ckpt_path={run / 'checkpoints/best.ckpt'}", *QUICK]
+    assert main(["test", *arguments, f"--run_dir={tmp_path / 'test'}"]) == 0
+    first, second = (json.loads((f / "metrics.json").read_text()) for f in (run, tmp_path / "test"))
+    same = [name for name in first if name.startswith(("test/", "codes/"))]
+    assert len(same) > 20
+    assert all(first[name] == second[name] for name in same)
+
+
+def test_second_run_never_overwrites_the_first(run, tmp_path, capsys, monkeypatch):
+    before = (run / "metrics.json").read_bytes()
+    assert train(run) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert (run / "metrics.json").read_bytes() == before
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["train", *SMALL, *QUICK, "--method=itq", "--bits=8"]) == 0
+    folders = sorted(p.name for p in (tmp_path / "runs/synthetic/itq/8").iterdir())
+    assert folders == ["seed0", "seed0-2"]
+
+
+def test_training_goes_on_from_last_and_ends_with_the_same_weights(tmp_path, monkeypatch):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    three = ["--method=ce", "--trainer.max_epochs=3"]
+    assert train(whole, *three) == 0
+
+    def stop(self):
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("razh.methods.ce.CE.on_train_epoch_start", stop)
+        train(parted, *three)
+    signal.signal(signal.SIGINT, handler)  # Lightning ignores the signal once it has seen it
+    assert train(parted, *three, "--ckpt_path=last") == 0
+    with (parted / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    one, two = (torch.load(f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in (whole, parted))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_interrupt_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    folder = tmp_path / "stopped"
+    command = [sys.executable, "-m", "razh", "train", *SMALL, *QUICK, "--method=ce", "--trainer.max_epochs=1000"]
+    child = subprocess.Popen([*command, f"--run_dir={folder}"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        waited = time.monotonic() + 90
+        while not (folder / "metrics.csv").is_file() or len((folder / "metrics.csv").read_text().splitlines()) < 3:
+            assert time.monotonic() < waited
+            assert child.poll() is None
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        _, message = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode != 0
+    assert "--ckpt_path=last" in message
+    assert "Traceback" not in message
+    epochs = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"]
+    assert train(folder, "--method=ce", f"--trainer.max_epochs={epochs + 2}", "--ckpt_path=last") == 0
+
+
+REFUSED = {
+    "mistyped option": (["--model.bitz=3"], "did you mean model.bits?"),
+    "mistyped trainer option": (["--trainer.max_epoch=3"], "did you mean trainer.max_epochs?"),
+    "mistyped group": (["--trainr.max_epochs=3"], "did you mean trainer.max_epochs?"),
+    "wrong type": (["--model.bits=abc"], "model.bits=abc is refused; give int"),
+    "wrong choice": (["--model.part_centres=foo"], "'shared', 'image'"),
+    "no bits": (["--bits=0"], "bits=0 must be at least 1"),
+    "unknown method": (["--method=rahz"], "did you mean 'razh'?"),
+    "unknown data set": (["--dataset=cubb"], "did you mean 'cub'?"),
+    "unknown backbone file": (["--backbone=tinny"], "did you mean 'tiny'?"),
+    "unknown network": (["--model.backbone.name=test_vitt"], "did you mean"),
+    "no data": (["--dataset=cub", "--data_root=nowhere"], "make data DATASET=cub"),
+    "no weights": (["--weights=nowhere.safetensors"], "nowhere.safetensors"),
+    "no checkpoint": (["--ckpt_path=nowhere.ckpt"], "no checkpoint at ckpt_path=nowhere.ckpt"),
+    "unknown protocol": (["--data.protocol=nope"], "'nope'"),
+    "share out of range": (["--model.replaced_share=2"], "replaced_share=2.0"),
+    "nothing to go on with": (["--ckpt_path=last"], "leave out --ckpt_path=last"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_gets_one_line_and_leaves_nothing(case, tmp_path, capsys, monkeypatch):
+    arguments, told = REFUSED[case]
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *SMALL, *QUICK, *arguments]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert told in errors[0]
+    assert len(errors[0]) < 400
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_checkpoint_of_another_length_is_refused(run, tmp_path, capsys):
+    checkpoint = run / "checkpoints/best.ckpt"
+    assert main(["test", *SMALL, *QUICK, "--bits=16", f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path / 'x'}"]) == 1
+    assert "codes of 12 bits, model.bits is 16; pass BITS=12" in capsys.readouterr().err
+
+
+def test_truncated_checkpoint_is_refused(run, tmp_path, capsys):
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes((run / "checkpoints/best.ckpt").read_bytes()[:5000])
+    assert main(["encode", str(tmp_path), "--checkpoint", str(broken)]) == 1
+    (tmp_path / "a.png").write_bytes(b"x")
+    assert main(["encode", str(tmp_path), "--checkpoint", str(broken)]) == 1
+    assert "may be cut short" in capsys.readouterr().err
+
+
+def test_config_file_with_a_mistyped_key_is_refused(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("trainer:\n  max_epoch: 3\n")
+    assert main(["train", "--dataset=synthetic", f"--config={tmp_path / 'mine.yaml'}"]) == 1
+    assert "did you mean trainer.max_epochs?" in capsys.readouterr().err
+    (tmp_path / "mine.yaml").write_text("model:\n  init_args:\n    bitz: 3\n")
+    assert main(["train", "--dataset=synthetic", f"--config={tmp_path / 'mine.yaml'}"]) == 1
+    assert "did you mean model.bits?" in capsys.readouterr().err
+
+
+def test_broken_image_in_training_is_named_in_one_line(tmp_path, capsys):
+    root = fake.write_folder(tmp_path / "mine", classes=8, images=6)
+    for path in root.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:40])
+    arguments = ["--dataset=folder", f"--data_root={root}", "--backbone=tiny", "--data.image_size=32", "--bits=8"]
+    code = main(["train", *QUICK, "--method=ce", *arguments, f"--run_dir={tmp_path / 'run'}"])
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert code == 1
+    assert len(errors) == 1
+    assert ".png" in errors[0]
+    assert "cut short or not an image" in errors[0]
+
+
+def test_debug_shows_where_an_error_was_raised():
+    with pytest.raises(ValueError, match="unknown"):
+        main(["train", "--method=nope", "--debug"])
+
+
+def test_menu_version_and_unknown_command(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("train", "encode", "evaluate", "--bits", "razh, ", "synthetic", "lite0-frozen"):
+        assert word.removesuffix(", ") in shown
+    assert main(["--version"]) == 0
+    assert main(["trian"]) == 1
+    assert "choose from train" in capsys.readouterr().err
+
+
+def test_fast_dev_run_leaves_no_trusted_result(tmp_path):
+    assert train(tmp_path / "dev", "--trainer.fast_dev_run=1") == 0
+    assert not (tmp_path / "dev" / "config.yaml").exists()
+    assert not (tmp_path / "dev" / "metrics.json").exists()
+
+
+DATA = {
+    "synthetic": None,
+    "cub": fake.write_cub,
+    "awa2": fake.write_awa2,
+    "sun": fake.write_sun,
+    "cifar10": fake.write_cifar10,
+    "folder": fake.write_folder,
+}
+
+
+def experiment_files():
+    folder = experiments_folder()
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml") if p.parent.name in ("data", "method", "backbone"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", experiment_files())
+def test_every_experiment_file_runs(file, tmp_path, capsys):
+    kind, name = Path(file).parent.name, Path(file).stem
+    recipe = {"data": "synthetic", "method": "ce", "backbone": "tiny"} | {kind: name}
+    arguments = [f"--dataset={recipe['data']}", f"--method={recipe['method']}", f"--backbone={recipe['backbone']}"]
+    if kind == "data" and DATA[name] is not None:
+        sizes = {} if name == "cifar10" else {"images": 6} if name == "folder" else {}
+        DATA[name](tmp_path / "data", **sizes)
+        arguments.append(f"--data_root={tmp_path / 'data'}")
+    else:
+        arguments.append("--data.images_per_class=12")
+    size = 56 if "dinov2" in name else 64
+    network = yaml.safe_load((experiments_folder() / "backbone" / f"{recipe['backbone']}.yaml").read_text())
+    if network["model"]["init_args"]["backbone"]["init_args"].get("pretrained"):
+        arguments.append("--model.backbone.pretrained=false")
+    more = [f"--data.image_size={size}", "--bits=8", "--data.batch_size=8", "--data.num_workers=0", "--trainer.max_epochs=1"]
+    limits = ["--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
+    assert main(["train", *QUICK, *arguments, *more, *limits, f"--run_dir={tmp_path / 'run'}"]) == 0, capsys.readouterr().err
+    assert 0 <= json.loads((tmp_path / "run/metrics.json").read_text())["test/unseen/map"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_two_processes_give_the_same_figures_and_codes(run, tmp_path):
+    for devices in (1, 2):
+        command = [sys.executable, "-m", "razh", "test", f"--config={run / 'config.yaml'}", *QUICK]
+        command += [f"--trainer.devices={devices}", f"--trainer.strategy={'ddp' if devices == 2 else 'auto'}"]
+        command += [f"--ckpt_path={run / 'checkpoints/best.ckpt'}", f"--run_dir={tmp_path / str(devices)}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, cwd=ROOT, check=True, timeout=240, env=environment, capture_output=True)
+    one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in "12")
+    assert all(one[name] == two[name] for name in one if not name.startswith("time/"))
+    first, second = (np.load(tmp_path / n / "codes.npz") for n in "12")
+    assert all(np.array_equal(first[name], second[name]) for name in first.files)
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_training_with_two_processes_ends_well(tmp_path):
+    command = [sys.executable, "-m", "razh", "train", *SMALL, *QUICK, "--bits=12", "--trainer.devices=2"]
+    command += ["--trainer.strategy=ddp", f"--run_dir={tmp_path / 'ddp'}"]
+    done = subprocess.run(
+        command, cwd=ROOT, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics = json.loads((tmp_path / "ddp/metrics.json").read_text())
+    assert metrics["test/unseen/map"] > 0
+    assert list(tmp_path.iterdir()) == [tmp_path / "ddp"]
+
+
+def test_second_job_in_a_busy_folder_is_refused(tmp_path, capsys):
+    from filelock import FileLock
+
+    (tmp_path / "busy").mkdir()
+    with FileLock(tmp_path / "busy" / ".lock"):
+        assert train(tmp_path / "busy") == 1
+    assert "another run works in run_dir" in capsys.readouterr().err
