@@ -48,7 +48,9 @@ def python_of(venv: str) -> str:
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         say(f"creating {folder} with Python {sys.version.split()[0]}")
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        if subprocess.run([sys.executable, "-m", "venv", str(folder)], check=False).returncode:
+            shutil.rmtree(folder, ignore_errors=True)  # half an environment would be taken for a whole one
+            raise SystemExit("error: no virtual environment could be made; see the message above, or set PYTHON=")
     return str(python)
 
 

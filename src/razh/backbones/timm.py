@@ -274,7 +274,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
+    counters = {key for key in own if key.endswith("num_batches_tracked")}  # older files lack them; nothing reads them
+    missing = sorted(own.keys() - state.keys() - counters)
     unexpected = sorted(k for k in state.keys() - own.keys() if not k.startswith(tuple(f"{h}." for h in heads)))
     shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if missing or unexpected or shapes:
@@ -282,7 +283,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"backbone.checkpoint={path} does not fit: missing {_some(missing)}, unexpected {_some(unexpected)}, "
             f"wrong shape {_some(shapes)}; check that it belongs to backbone.name"
         )
-    model.load_state_dict({key: state[key] for key in own})
+    model.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
 
 
 def _some(keys: list[str]) -> str:

@@ -67,7 +67,9 @@ class AttributeMatcher(nn.Module):
     def forward(self, parts: Tensor, attribute_vectors: Tensor, own: Tensor) -> Match:
         """Match parts (B, K, D) with attributes (M, V), of which own (B, M, bool) are the image's."""
         similarity = self.similarity(parts, attribute_vectors)
-        allowed = (~own if self.choice == "other" else own).unsqueeze(1).expand_as(similarity)
+        if self.choice == "other":  # a class that has every attribute has no others: any will do
+            own = ~own | own.all(dim=-1, keepdim=True)
+        allowed = own.unsqueeze(1).expand_as(similarity)
         logits = similarity / self.temperature
         if self.choice != "nearest":
             logits = torch.rand_like(logits) + 0 * logits
@@ -120,18 +122,19 @@ class AttributeReplacement(nn.Module):
             assignment: (B, N, K) or (B, N, K + 1); a last column beyond K is background and stays.
             match: of the K parts.
             attribute_vectors: (M, V).
-            share: of the B × K pairs to replace, in [0, 1].
+            share: of the (image, part) pairs to replace, in [0, 1]; parts that an image does not show do not count.
         """
-        replaced = best_share(match.score.detach(), share, self.threshold)  # (B, K)
-        weights = assignment[..., : replaced.shape[1]] * replaced.unsqueeze(1)  # (B, N, K)
+        parts = assignment[..., : match.score.shape[1]]  # (B, N, K)
+        present = parts.detach().sum(dim=1) >= 0.5  # half a patch
+        replaced = best_share(match.score.detach(), share, present & (match.score >= self.threshold))  # (B, K)
+        weights = parts * replaced.unsqueeze(1)
         as_patch = match.choice @ self.to_patch(attribute_vectors)  # (B, K, D)
         weight = weights.sum(dim=-1)
         return (1 - weight).unsqueeze(-1) * patches + weights @ as_patch, weight
 
 
-def best_share(score: Tensor, share: float, threshold: float = -1.0) -> Tensor:
-    """Return which entries of score (B, K) are among the best `share` of them all, as 0.0 and 1.0."""
-    wanted = round(share * score.numel())
-    chosen = torch.zeros_like(score).flatten()
-    chosen[score.flatten().topk(wanted).indices] = 1.0
-    return chosen.view_as(score) * (score >= threshold)
+def best_share(score: Tensor, share: float, eligible: Tensor) -> Tensor:
+    """Return which entries of score (B, K) are among the best `share` of the eligible ones (B, K), as 0.0 and 1.0."""
+    wanted = round(share * int(eligible.sum()))
+    best = score.masked_fill(~eligible, -torch.inf).flatten().topk(wanted).indices
+    return torch.zeros_like(score).flatten().index_fill(0, best, 1.0).view_as(score)

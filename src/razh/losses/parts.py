@@ -20,7 +20,7 @@ def presence_loss(assignment: Tensor) -> Tensor:
 
 
 def background_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cross-entropy of the outermost ring of patches being background; assignment (B, N, K + 1).
+    """Cross-entropy (offset by 1e-4) of the outermost ring of patches being background; assignment (B, N, K + 1).
 
     Objects are photographed near the middle, so the rim says which slot the background is (PDiscoFormer places its
     background by the rim, too). Without it any slot may become the background, and the part that gets it is replaced.
@@ -28,7 +28,7 @@ def background_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
     background = assignment[..., -1].unflatten(1, grid)
     rim = torch.ones(grid, dtype=torch.bool, device=assignment.device)
     rim[1:-1, 1:-1] = False
-    return -background[:, rim].clamp(min=1e-6).log().mean()
+    return -(background[:, rim] + 1e-4).log().mean()  # an offset and no clamp: the gradient must not vanish
 
 
 def entropy_loss(assignment: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ class RAZH(HashingMethod):
         self,
         *,
         parts: int = 8,
+        background_centres: int = 16,
+        part_init: Literal["kmeans", "random"] = "kmeans",
         part_temperature: float = 0.1,
         part_centres: Literal["shared", "image"] = "shared",
         part_assignment: Literal["soft", "hard"] = "soft",
@@ -93,6 +95,9 @@ class RAZH(HashingMethod):
 
         Args:
             parts: number K of parts, besides the background.
+            background_centres: centres whose shares add up to the background.
+            part_init: start the centres from k-means of training patches, or at random. Features of an untrained network
+                are no start: with `hash_init=random` the centres start at random, too.
             part_temperature: τ of the soft assignment.
             part_centres: `shared` by all images, or refined per `image`.
             part_assignment: `soft`, or `hard` as an ablation.
@@ -139,7 +144,7 @@ class RAZH(HashingMethod):
                 raise ValueError(f"{name}={share} must lie in [0, 1]")
         if branch_images < 1:
             raise ValueError(f"branch_images={branch_images} must be at least 1; switch a branch off by weight 0")
-        self.granularity, self.target, self.target_side = granularity, target, target_side
+        self.part_init, self.granularity, self.target, self.target_side = part_init, granularity, target, target_side
         self.replaced_share, self.ramp_epochs, self.hidden_share = replaced_share, ramp_epochs, hidden_share
         self.branch_images, self.scale = branch_images, scale
         if granularity == "patch":  # nothing is clustered, so nothing tells how good the clusters are
@@ -171,7 +176,7 @@ class RAZH(HashingMethod):
         self._build_classifiers(classifier)
         self._build_parts(
             SoftPartClustering(
-                self.backbone.dim, parts, temperature=part_temperature, centres=part_centres, assignment=part_assignment
+                self.backbone.dim, parts, background_centres, temperature=part_temperature, centres=part_centres, assignment=part_assignment
             ),
             AttributeMatcher(
                 self.backbone.dim,
@@ -359,6 +364,23 @@ class RAZH(HashingMethod):
     def start_from_features(self) -> None:
         """Initialise the hash head, and the mean that the similarity term centres features with."""
         super().start_from_features()
+        if hasattr(self, "clustering") and self.part_init == "kmeans" and self.hash_init != "random":
+            self.clustering.initialise(self._some_patches(), self.backbone.grid)
+            state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in self.clustering.state_dict().items()})
+            self.clustering.load_state_dict(state)
         if self.uses("similarity"):
             mean = self.training_features().mean(dim=0)
             self.feature_mean.copy_(self.trainer.strategy.broadcast(mean))
+
+    @torch.no_grad()
+    def _some_patches(self, images: int = 400) -> Tensor:
+        """Return patches (n, N, D) of about that many training images, spread over the whole set."""
+        self.eval()
+        rows = []
+        loader = self.trainer.datamodule.initialisation_dataloader()  # type: ignore[attr-defined]
+        step = max(len(loader.sampler) // images, 1)
+        for batch in loader:
+            chosen = {name: value[::step].to(self.device) for name, value in batch.items()}
+            rows.append(self._spatial_patches(self.patches(chosen)).float().cpu())
+        self.train()
+        return torch.cat(rows)
