@@ -157,17 +157,18 @@ def a_match():
 
 
 def test_best_share_takes_the_highest_scores():
-    score = torch.tensor([[0.1, 0.9], [0.5, -0.3]])
-    assert best_share(score, 0.5).tolist() == [[0, 1], [1, 0]]
-    assert best_share(score, 0.0).sum() == 0
-    assert best_share(score, 1.0).sum() == 4
-    assert best_share(score, 1.0, threshold=0.5).tolist() == [[0, 1], [1, 0]]
+    score, every = torch.tensor([[0.1, 0.9], [0.5, -0.3]]), torch.ones(2, 2, dtype=torch.bool)
+    assert best_share(score, 0.5, every).tolist() == [[0, 1], [1, 0]]
+    assert best_share(score, 0.0, every).sum() == 0
+    assert best_share(score, 1.0, every).sum() == 4
+    assert best_share(score, 1.0, score >= 0.5).tolist() == [[0, 1], [1, 0]]
+    assert best_share(score, 0.5, score < 0.5).tolist() == [[1, 0], [0, 0]]  # half of the two that are eligible
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.4, 1.0])
 def test_best_share_counts_and_ranks(share):
     score = torch.randn(5, 4).tanh()  # cosines
-    chosen = best_share(score, share).bool()
+    chosen = best_share(score, share, torch.ones(5, 4, dtype=torch.bool)).bool()
     assert chosen.sum() == round(share * 20)
     if chosen.any() and not chosen.all():
         assert score[chosen].min() > score[~chosen].max()
@@ -202,7 +203,8 @@ def test_soft_assignment_mixes_by_weight(vectors):
     patches, assignment, match = torch.randn(B, N, D), torch.randn(B, N, K + 1).softmax(dim=-1), a_match()
     layer = AttributeReplacement(D, V)
     mixed, weight = layer(patches, assignment, match, vectors, 0.5)
-    replaced, as_patch = best_share(match.score, 0.5), layer.to_patch(vectors)
+    present = assignment[..., :K].sum(dim=1) >= 0.5
+    replaced, as_patch = best_share(match.score, 0.5, present), layer.to_patch(vectors)
     for b in range(B):
         for n in range(N):
             expected, rest = torch.zeros(D), 1.0
@@ -236,5 +238,21 @@ def test_replacement_passes_gradients_on(parts, vectors, own):
     mixed, _ = layer(patches, assignment.softmax(dim=-1), match, vectors, 0.5)
     mixed.square().sum().backward()
     assert patches.grad.abs().sum() > 0
-    assert assignment.grad.abs().sum() > 0
+    assert assignment.grad is None  # or parts would learn to be nowhere, where replacing them costs nothing
     assert all(parameter.grad.abs().sum() > 0 for parameter in layer.parameters())
+
+
+def test_part_that_an_image_does_not_show_is_not_replaced(vectors):
+    assignment = torch.zeros(B, N, K + 1)
+    assignment[..., -1] = 1
+    assignment[0, :2] = F.one_hot(torch.tensor([0, 0]), K + 1).float()  # part 0, in the first image only
+    score = a_match()._replace(score=torch.ones(B, K))
+    _, weight = AttributeReplacement(D, V)(torch.randn(B, N, D), assignment, score, vectors, 1.0)
+    assert weight[0, :2].tolist() == [1, 1]
+    assert weight.sum() == 2
+
+
+def test_other_attributes_of_a_class_that_has_all_are_any(parts, vectors):
+    own = torch.ones(B, M, dtype=torch.bool)
+    drawn = torch.stack([chosen(matcher(choice="other")(parts, vectors, own)) for _ in range(20)])
+    assert drawn.unique().numel() > 2

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from razh.layers.parts import SoftPartClustering, part_vectors
+from razh.layers.parts import SoftPartClustering, part_vectors, spherical_kmeans, spread_centres
 
 B, N, D, K = 3, 10, 6, 4
 
@@ -48,7 +48,7 @@ def test_shared_assignment_equals_softmax_of_cosines_one_patch_at_a_time(patches
         for n in range(N):
             x = patches[b, n]
             normed = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
-            projected = layer.project.weight @ normed
+            projected = layer.project.weight @ normed + layer.project.bias
             cosines = [torch.dot(projected, c) / projected.norm() / c.norm() for c in layer.centres]
             weights = [torch.exp(c / 0.3) for c in cosines]
             expected = torch.stack(weights) / sum(weights)
@@ -139,3 +139,52 @@ def test_smaller_temperature_is_harder(patches):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         SoftPartClustering(**{"dim": D, "parts": K, **arguments})
+
+
+def test_background_centres_share_one_column(patches):
+    layer = clustering(background=3)
+    vectors, assignment = layer(patches)
+    assert vectors.shape == (B, K, D)
+    assert assignment.shape == (B, N, K + 1)
+    torch.testing.assert_close(assignment.sum(dim=-1), torch.ones(B, N))
+    with torch.no_grad():
+        layer.centres[K:] = -layer.centres[:1]  # three background centres opposite to part 0
+    alone = clustering(background=1)
+    alone.load_state_dict({**layer.state_dict(), "centres": layer.centres[: K + 1]})
+    odds, single = (f(patches)[1] for f in (layer, alone))
+    torch.testing.assert_close(odds[..., -1] / odds[..., 0], 3 * single[..., -1] / single[..., 0])
+
+
+def test_kmeans_start_finds_the_object_in_the_middle():
+    """Images of a 6 x 6 grid: two kinds of object patch in the middle 2 x 2, two backgrounds around."""
+    generator = torch.Generator().manual_seed(0)
+    kinds = 4 * torch.randn(4, 16, generator=generator)
+    truth = torch.zeros(40, 6, 6, dtype=torch.long)
+    truth[20:] = 1
+    truth[:, 2:4, 2:4] = torch.tensor([[2, 3], [2, 3]])
+    patches = kinds[truth.flatten(1)] + 0.3 * torch.randn(40, 36, 16, generator=generator)
+    layer = SoftPartClustering(16, parts=2, background=2, embed_dim=8, temperature=0.05)
+    layer.initialise(patches, (6, 6))
+    found = layer(patches)[1].argmax(dim=-1)
+    part_of = {int(kind): found[truth.flatten(1) == kind].unique().tolist() for kind in range(4)}
+    assert part_of[0] == part_of[1] == [2]
+    assert sorted(part_of[2] + part_of[3]) == [0, 1]
+
+
+def test_spherical_kmeans_equals_a_slow_one():
+    rows = torch.nn.functional.normalize(torch.randn(60, 5, generator=torch.Generator().manual_seed(1)), dim=1)
+    centres = spread_centres(rows, 4, seed=2)
+    fast = spherical_kmeans(rows, centres, iterations=10)
+    for _ in range(10):
+        groups = [[] for _ in centres]
+        for row in rows:
+            groups[max(range(4), key=lambda c, row=row: float(row @ centres[c]))].append(row)
+        centres = torch.stack([sum(group) / sum(group).norm() for group in groups])
+    torch.testing.assert_close(fast, centres, rtol=1e-4, atol=1e-4)
+
+
+def test_kmeans_start_copes_with_fewer_dimensions_and_rows_than_centres():
+    layer = SoftPartClustering(4, parts=6, background=20, embed_dim=64)
+    layer.initialise(torch.randn(1, 9, 4), (3, 3))
+    _, assignment = layer(torch.randn(2, 9, 4))
+    assert assignment.isfinite().all()

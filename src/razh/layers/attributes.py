@@ -124,8 +124,9 @@ class AttributeReplacement(nn.Module):
             attribute_vectors: (M, V).
             share: of the (image, part) pairs to replace, in [0, 1]; parts that an image does not show do not count.
         """
-        parts = assignment[..., : match.score.shape[1]]  # (B, N, K)
-        present = parts.detach().sum(dim=1) >= 0.5  # half a patch
+        # No gradient into the assignment: what is not replaced costs nothing, so parts would learn to be nowhere.
+        parts = assignment[..., : match.score.shape[1]].detach()  # (B, N, K)
+        present = parts.sum(dim=1) >= 0.5  # half a patch
         replaced = best_share(match.score.detach(), share, present & (match.score >= self.threshold))  # (B, K)
         weights = parts * replaced.unsqueeze(1)
         as_patch = match.choice @ self.to_patch(attribute_vectors)  # (B, K, D)

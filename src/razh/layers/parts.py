@@ -89,7 +89,8 @@ class SoftPartClustering(nn.Module):
         self.project.weight.copy_(basis)
         self.project.bias.copy_(-(basis @ mean))
         embedded = F.normalize((normed - mean) @ basis.T, dim=-1)
-        centres = spherical_kmeans(embedded.flatten(0, 1), len(self.centres), seed=seed)
+        rows = embedded.flatten(0, 1)
+        centres = spherical_kmeans(rows, spread_centres(rows, len(self.centres), seed))
         nearest = (embedded @ centres.T).argmax(dim=-1)  # (n, N)
         self.centres.copy_(centres[_central_first(nearest, len(centres), grid)])
 
@@ -119,11 +120,22 @@ def _whitening(rows: Tensor, dims: int) -> tuple[Tensor, Tensor]:
     return mean, basis
 
 
-def spherical_kmeans(rows: Tensor, clusters: int, iterations: int = 30, seed: int = 0) -> Tensor:
-    """Return unit-length centres (clusters, D) of unit-length rows (n, D) by k-means with the cosine."""
+def spread_centres(rows: Tensor, clusters: int, seed: int = 0) -> Tensor:
+    """Return first centres (clusters, D) among unit-length rows (n, D), far from each other (k-means++, 2007)."""
     generator = torch.Generator().manual_seed(seed)
-    first = torch.randperm(len(rows), generator=generator)[:clusters]
-    centres = rows[first.repeat(-(-clusters // len(first)))[:clusters]].clone()
+    chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
+    distance = 1 - rows @ rows[chosen[0]]
+    for _ in range(clusters - 1):
+        odds = distance.clamp(min=1e-9).double()
+        # Inverse of the cumulated odds: torch.multinomial stops at 2²⁴ rows.
+        drawn = torch.rand(1, generator=generator, dtype=torch.double) * odds.sum()
+        chosen.append(min(int(torch.searchsorted(odds.cumsum(0), drawn)), len(rows) - 1))
+        distance = torch.minimum(distance, 1 - rows @ rows[chosen[-1]])
+    return rows[chosen]
+
+
+def spherical_kmeans(rows: Tensor, centres: Tensor, iterations: int = 30) -> Tensor:
+    """Return unit-length centres (clusters, D) of unit-length rows (n, D), from first centres, by k-means of cosines."""
     for _ in range(iterations):
         nearest = (rows @ centres.T).argmax(dim=-1)
         # The old centre with a small weight keeps a cluster that lost all its rows.

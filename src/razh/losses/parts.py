@@ -14,9 +14,17 @@ def orthogonality_loss(parts: Tensor) -> Tensor:
     return off.square().sum() / max(count * len(gram), 1)
 
 
-def presence_loss(assignment: Tensor) -> Tensor:
-    """How far each slot is from being clearly present somewhere in the batch; assignment (B, N, K + 1)."""
-    return (1 - assignment.amax(dim=(0, 1))).mean()
+def presence_loss(assignment: Tensor, background_share: float = 0.5) -> Tensor:
+    """Divergence of the slots' shares of the batch from a fair one; assignment (B, N, K + 1).
+
+    KL(prior ‖ mean assignment), where the prior gives the background its share and splits the rest evenly among the parts.
+    It is what keeps parts alive: entropy and smoothness alone are smallest where everything is one slot.
+    """
+    mean = assignment.mean(dim=(0, 1))
+    parts = assignment.shape[-1] - 1
+    prior = torch.full_like(mean, (1 - background_share) / parts)
+    prior[-1] = background_share
+    return (prior * (prior.log() - (mean + 1e-6).log())).sum()
 
 
 def background_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -58,6 +58,7 @@ class RAZH(HashingMethod):
         part_centres: Literal["shared", "image"] = "shared",
         part_assignment: Literal["soft", "hard"] = "soft",
         granularity: Literal["part", "patch"] = "part",
+        background_share: float = 0.65,
         own_threshold: float = 0.5,
         attribute_choice: Literal["nearest", "random", "other"] = "nearest",
         match_temperature: float = 0.1,
@@ -84,7 +85,7 @@ class RAZH(HashingMethod):
         reconstruction_weight: float = 0.1,
         alignment_weight: float = 0.1,
         orthogonality_weight: float = 0.1,
-        presence_weight: float = 0.1,
+        presence_weight: float = 1.0,
         background_weight: float = 0.1,
         entropy_weight: float = 0.1,
         smoothness_weight: float = 0.1,
@@ -102,6 +103,7 @@ class RAZH(HashingMethod):
             part_centres: `shared` by all images, or refined per `image`.
             part_assignment: `soft`, or `hard` as an ablation.
             granularity: replace whole `part`s, or each `patch` on its own as an ablation (without any part terms).
+            background_share: share of the patches that the presence term wants to be background.
             own_threshold: an attribute is a class's own from this share of its strongest attribute on.
             attribute_choice: `nearest`, or `random` among the own ones, or an `other` one: the controls.
             match_temperature: τ of the match.
@@ -128,7 +130,7 @@ class RAZH(HashingMethod):
             reconstruction_weight: reconstruction of hidden patches.
             alignment_weight: parts towards own attributes, away from others.
             orthogonality_weight: different parts should look different.
-            presence_weight: each part should be somewhere in the batch.
+            presence_weight: parts should have even shares of the batch, the background `background_share`.
             background_weight: patches at the rim of the image should be background.
             entropy_weight: patches should decide for a part.
             smoothness_weight: neighbours should belong to one part (total variation).
@@ -139,14 +141,14 @@ class RAZH(HashingMethod):
             ValueError: a share out of [0, 1], or fewer than one image for the branches.
         """
         super().__init__(**kwargs)
-        for name, share in (("replaced_share", replaced_share), ("hidden_share", hidden_share)):
+        for name, share in (("replaced_share", replaced_share), ("hidden_share", hidden_share), ("background_share", background_share)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share} must lie in [0, 1]")
         if branch_images < 1:
             raise ValueError(f"branch_images={branch_images} must be at least 1; switch a branch off by weight 0")
         self.part_init, self.granularity, self.target, self.target_side = part_init, granularity, target, target_side
         self.replaced_share, self.ramp_epochs, self.hidden_share = replaced_share, ramp_epochs, hidden_share
-        self.branch_images, self.scale = branch_images, scale
+        self.branch_images, self.scale, self.background_share = branch_images, scale, background_share
         if granularity == "patch":  # nothing is clustered, so nothing tells how good the clusters are
             orthogonality_weight = presence_weight = background_weight = 0.0
             entropy_weight = smoothness_weight = equivariance_weight = 0.0
@@ -295,7 +297,7 @@ class RAZH(HashingMethod):
         if self.uses("orthogonality"):
             terms["orthogonality"] = part_losses.orthogonality_loss(vectors)
         if self.uses("presence"):
-            terms["presence"] = part_losses.presence_loss(assignment)
+            terms["presence"] = part_losses.presence_loss(assignment, self.background_share)
         if self.uses("background"):
             terms["background"] = part_losses.background_loss(assignment, self.backbone.grid)
         if self.uses("entropy"):
