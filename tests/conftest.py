@@ -8,10 +8,13 @@ from razh.backbones.timm import TimmBackbone
 CLASSES, ATTRIBUTES, VECTOR, SIZE = 6, 8, 5, 32
 
 
+torch.set_num_threads(1)  # also for fixtures of a whole module: sums of two threads differ in the last digit
+
+
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path, monkeypatch):
     """One thread, the same random numbers, caches in a folder of the test, no run folder from outside."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # a test may have changed it
     torch.manual_seed(0)
     monkeypatch.setenv("RAZH_CACHE", str(tmp_path / "cache"))
     for name in ("RAZH_RUN_DIR", "RANK", "SLURM_PROCID"):

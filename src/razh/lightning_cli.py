@@ -3,7 +3,7 @@
 import sys
 from argparse import ArgumentError
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -86,7 +86,7 @@ class RazhCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and point the trainer and the checkpoints at it."""
         config = self.config[self.subcommand]
-        folder = resolve_run_folder(config, self.subcommand)
+        folder = resolve_run_folder(config, self.command)
         config.trainer.default_root_dir = str(folder)
         config.checkpoint.dirpath = str(folder / "checkpoints")
         if config.get("ckpt_path") == "last":
@@ -96,4 +96,5 @@ class RazhCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; samplers are the data module's own, which know ranks and epochs."""
-        return super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        trainer = super().instantiate_trainer(use_distributed_sampler=False, **kwargs)
+        return cast("Trainer", trainer)

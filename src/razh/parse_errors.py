@@ -1,7 +1,7 @@
 """jsonargparse's refusals in one line: the argument, its value, and the way out.
 
-The parser explains itself over ten lines of nested types. This reads the facts out of that text; what it does not know it
-passes on, put on one line.
+The parser explains itself over ten lines of nested types. This reads the facts out of that text; what it does not know
+it passes on, put on one line.
 """
 
 import difflib
@@ -99,7 +99,9 @@ def parameters(class_path: str) -> list[str]:
     for base in owner.__mro__:
         if "__init__" in vars(base):
             signature = inspect.signature(vars(base)["__init__"])
-            names |= dict.fromkeys(p.name for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+            names |= dict.fromkeys(
+                p.name for p in signature.parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+            )
             if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
                 break
     names.pop("self", None)

@@ -163,7 +163,9 @@ def test_kmeans_start_finds_the_object_in_the_middle():
     truth[20:] = 1
     truth[:, 2:4, 2:4] = torch.tensor([[2, 3], [2, 3]])
     patches = kinds[truth.flatten(1)] + 0.3 * torch.randn(40, 36, 16, generator=generator)
-    layer = SoftPartClustering(16, parts=2, background=2, embed_dim=8, temperature=0.05)
+    layer = SoftPartClustering(
+        16, parts=2, background=2, embed_dim=3, temperature=0.05
+    )  # four kinds span three dimensions
     layer.initialise(patches, (6, 6))
     found = layer(patches)[1].argmax(dim=-1)
     part_of = {int(kind): found[truth.flatten(1) == kind].unique().tolist() for kind in range(4)}

@@ -21,7 +21,9 @@ def test_presence_by_hand():
     """Two parts and a background that should have half: the prior is (1/4, 1/4, 1/2)."""
     assignment = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]])
     assert parts.presence_loss(assignment).item() == pytest.approx(0, abs=1e-4)
-    assignment = torch.tensor([[[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]], [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]])  # mean 1/2 1/4 1/4
+    assignment = torch.tensor(
+        [[[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]], [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]]
+    )  # mean 1/2 1/4 1/4
     expected = 0.25 * math.log(0.25 / 0.5) + 0.5 * math.log(0.5 / 0.25)
     assert parts.presence_loss(assignment).item() == pytest.approx(expected, abs=1e-4)
 

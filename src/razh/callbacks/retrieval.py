@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 class RetrievalEvaluation(Callback):
     """Rank by Hamming distance at the end of validation and test.
 
-    Codes are gathered by dataset index: repeated rows fall out, and a missing one is an error. Every device then ranks its
-    share of the queries against the whole database, and the figures are the same on any number of devices, bit for bit.
+    Codes are gathered by dataset index: repeated rows fall out, and a missing one is an error. Every device then ranks
+    its share of the queries against the whole database, and the figures are the same on any number of devices, bit for
+    bit.
 
     Logged in validation: `val/map` (validation classes against the validation database, expected over ties) and the
     rest under `val/…`. After a test, `codes` and `result` hold what was measured.
@@ -75,7 +76,7 @@ class RetrievalEvaluation(Callback):
         if trainer.sanity_checking:
             return
         split = trainer.datamodule.split  # type: ignore[attr-defined]
-        limited = trainer.limit_val_batches != 1.0 or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        limited = _is_limit(trainer.limit_val_batches) or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         codes = self._gather(trainer, pl_module, split.validation_query, split.validation_database, limited)
         if codes is None:
             return
@@ -89,7 +90,7 @@ class RetrievalEvaluation(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank the unseen classes; keep codes and result for those who write and draw them."""
         split = trainer.datamodule.split  # type: ignore[attr-defined]
-        limited = trainer.limit_test_batches != 1.0 or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        limited = _is_limit(trainer.limit_test_batches) or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         self.codes = self._gather(trainer, pl_module, split.query, split.database, limited)
         self.result = self._evaluate(self.codes, "test/") if self.codes is not None else None
         if self.result is not None:
@@ -148,6 +149,11 @@ class RetrievalEvaluation(Callback):
             dist.all_gather_object(received, mine)
             gathered = received
         return summarise(codes, [combine(parts) for parts in zip(*gathered, strict=True)], prefix)
+
+
+def _is_limit(batches: int | float) -> bool:
+    """Tell whether a limit leaves batches out; to Lightning 1 is one batch and 1.0 all of them."""
+    return isinstance(batches, int) or batches < 1.0
 
 
 def _positions(index: np.ndarray, wanted: np.ndarray) -> np.ndarray:

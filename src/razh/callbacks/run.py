@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class RunRecord(SaveConfigCallback):
     """Write `config.yaml`, `split.json`, `metrics.csv`, `metrics.json` and `codes.npz`, and show the result.
 
-    The folder is locked while a run works in it: a second run in the same folder is refused. Only the first rank writes.
-    Files appear whole: they are written beside their place and moved into it.
+    The folder is locked while a run works in it: a second run in the same folder is refused. Only the first rank
+    writes. Files appear whole: they are written beside their place and moved into it.
     """
 
     def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
@@ -98,11 +98,10 @@ class RunRecord(SaveConfigCallback):
         self._take_time("fit", trainer)
 
     def _take_time(self, stage: str, trainer: Trainer) -> None:
-        """Note how long a stage took; the cache, which whichever stage came first has filled, is counted apart."""
+        """Note how long a stage took since `setup`; the cache is filled before that, in its own callback's `setup`."""
         cache = _callback(trainer, FeatureCache)
-        waited = cache.seconds if cache is not None else 0.0
-        self.seconds[stage] = time.perf_counter() - self._stage_begun - (waited - self.seconds.get("cache", 0.0))
-        self.seconds["cache"] = waited
+        self.seconds[stage] = time.perf_counter() - self._stage_begun
+        self.seconds["cache"] = cache.seconds if cache is not None else 0.0
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write codes and metrics, and show the table."""

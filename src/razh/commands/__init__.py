@@ -1,0 +1,1 @@
+"""Commands that need no trainer: one file a command, each with `main(argv)`."""

@@ -13,9 +13,9 @@ class SoftPartClustering(nn.Module):
     RAZH (arXiv 2503.07037) says only that "a clustering algorithm" groups similar patches; k-means in the summaries.
     Our reading (a guess): a softmax over the cosine between projected patches and centres, K of parts and some of the
     background, whose shares are added up: sky, leaves and water are different backgrounds, and a single centre for all
-    would leave them to the parts. `centres="shared"` learns centres that all images share, so that part k means the same
-    thing everywhere (as PDiscoNet does); `centres="image"` starts from them and refines them per image by differentiable
-    k-means steps (slot-attention-like). `assignment="hard"` is the ablation: hard k-means.
+    would leave them to the parts. `centres="shared"` learns centres that all images share, so that part k means the
+    same thing everywhere (as PDiscoNet does); `centres="image"` starts from them and refines them per image by
+    differentiable k-means steps (slot-attention-like). `assignment="hard"` is the ablation: hard k-means.
 
     `initialise` starts the centres from k-means of real patches; otherwise they start at random.
     """
@@ -135,7 +135,7 @@ def spread_centres(rows: Tensor, clusters: int, seed: int = 0) -> Tensor:
 
 
 def spherical_kmeans(rows: Tensor, centres: Tensor, iterations: int = 30) -> Tensor:
-    """Return unit-length centres (clusters, D) of unit-length rows (n, D), from first centres, by k-means of cosines."""
+    """Return unit-length centres (clusters, D) of unit-length rows (n, D), from first centres, by cosine k-means."""
     for _ in range(iterations):
         nearest = (rows @ centres.T).argmax(dim=-1)
         # The old centre with a small weight keeps a cluster that lost all its rows.

@@ -5,6 +5,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def as_maps(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return values (B, N, S) of patches as maps (B, rows, columns, S)."""
+    return values.reshape(len(values), *grid, values.shape[-1])
+
+
 def orthogonality_loss(parts: Tensor) -> Tensor:
     """Mean squared cosine between different part vectors (B, K, D) of an image, as in PDiscoNet."""
     parts = F.normalize(parts, dim=-1)
@@ -17,8 +22,8 @@ def orthogonality_loss(parts: Tensor) -> Tensor:
 def presence_loss(assignment: Tensor, background_share: float = 0.5) -> Tensor:
     """Divergence of the slots' shares of the batch from a fair one; assignment (B, N, K + 1).
 
-    KL(prior ‖ mean assignment), where the prior gives the background its share and splits the rest evenly among the parts.
-    It is what keeps parts alive: entropy and smoothness alone are smallest where everything is one slot.
+    KL(prior ‖ mean assignment), where the prior gives the background its share and splits the rest evenly among the
+    parts. It is what keeps parts alive: entropy and smoothness alone are smallest where everything is one slot.
     """
     mean = assignment.mean(dim=(0, 1))
     parts = assignment.shape[-1] - 1
@@ -33,7 +38,7 @@ def background_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
     Objects are photographed near the middle, so the rim says which slot the background is (PDiscoFormer places its
     background by the rim, too). Without it any slot may become the background, and the part that gets it is replaced.
     """
-    background = assignment[..., -1].unflatten(1, grid)
+    background = as_maps(assignment, grid)[..., -1]
     rim = torch.ones(grid, dtype=torch.bool, device=assignment.device)
     rim[1:-1, 1:-1] = False
     return -(background[:, rim] + 1e-4).log().mean()  # an offset and no clamp: the gradient must not vanish
@@ -47,7 +52,7 @@ def entropy_loss(assignment: Tensor) -> Tensor:
 
 def total_variation_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mean absolute difference between the assignments (B, N, K + 1) of neighbouring patches of a grid."""
-    maps = assignment.unflatten(1, grid)
+    maps = as_maps(assignment, grid)
     down = (maps[:, 1:] - maps[:, :-1]).abs()
     right = (maps[:, :, 1:] - maps[:, :, :-1]).abs()
     return down.sum() / max(down.numel(), 1) + right.sum() / max(right.numel(), 1)  # a single row has nothing below
@@ -61,5 +66,5 @@ def flip_equivariance_loss(assignment: Tensor, flipped: Tensor, grid: tuple[int,
         flipped: (B, N, K + 1) of the horizontally mirrored images.
         grid: rows and columns of the patches.
     """
-    mirrored = assignment.unflatten(1, grid).flip(2).flatten(1, 2)
+    mirrored = as_maps(assignment, grid).flip(2).flatten(1, 2)
     return (mirrored - flipped).square().sum(dim=-1).mean()

@@ -97,8 +97,8 @@ class RAZH(HashingMethod):
         Args:
             parts: number K of parts, besides the background.
             background_centres: centres whose shares add up to the background.
-            part_init: start the centres from k-means of training patches, or at random. Features of an untrained network
-                are no start: with `hash_init=random` the centres start at random, too.
+            part_init: start the centres from k-means of training patches, or at random. Features of an untrained
+                network are no start: with `hash_init=random` the centres start at random, too.
             part_temperature: τ of the soft assignment.
             part_centres: `shared` by all images, or refined per `image`.
             part_assignment: `soft`, or `hard` as an ablation.
@@ -141,7 +141,11 @@ class RAZH(HashingMethod):
             ValueError: a share out of [0, 1], or fewer than one image for the branches.
         """
         super().__init__(**kwargs)
-        for name, share in (("replaced_share", replaced_share), ("hidden_share", hidden_share), ("background_share", background_share)):
+        for name, share in (
+            ("replaced_share", replaced_share),
+            ("hidden_share", hidden_share),
+            ("background_share", background_share),
+        ):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share} must lie in [0, 1]")
         if branch_images < 1:
@@ -178,7 +182,12 @@ class RAZH(HashingMethod):
         self._build_classifiers(classifier)
         self._build_parts(
             SoftPartClustering(
-                self.backbone.dim, parts, background_centres, temperature=part_temperature, centres=part_centres, assignment=part_assignment
+                self.backbone.dim,
+                parts,
+                background_centres,
+                temperature=part_temperature,
+                centres=part_centres,
+                assignment=part_assignment,
             ),
             AttributeMatcher(
                 self.backbone.dim,

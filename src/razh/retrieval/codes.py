@@ -150,6 +150,7 @@ class Codes:
         Raises:
             ValueError: a key is missing, or the arrays do not fit together.
         """
+        arrays = _one_set(arrays, source) if "codes" in arrays else arrays
         needed = [field.name for field in fields(cls)][:5]
         missing = [name for name in needed if name not in arrays]
         if missing:
@@ -171,6 +172,17 @@ class Codes:
             )
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
+
+
+def _one_set(arrays: Mapping[str, NDArray[Any]], source: str) -> Mapping[str, NDArray[Any]]:
+    """Return a single set of codes, as `razh encode` writes it, as queries and database: each against all others."""
+    if "labels" not in arrays:
+        raise ValueError(
+            f"{source} has codes but no labels; encode a folder with a sub-folder for each class, or add labels (n,)"
+        )
+    rows = np.arange(len(arrays["codes"]))
+    sides = {f"{side}_{name}": arrays[name] for side in ("query", "database") for name in ("codes", "labels")}
+    return {**arrays, **sides, "query_index": rows, "database_index": rows}
 
 
 def _labels(labels: ArrayLike, name: str) -> NDArray[Any]:
