@@ -76,7 +76,7 @@ class RAZH(HashingMethod):
         hash_weight: float = 1.0,
         semantic_weight: float = 1.0,
         pairwise_weight: float = 0.0,
-        similarity_weight: float = 1.0,
+        similarity_weight: float = 10.0,
         quantization_weight: float = 0.0,
         balance_weight: float = 0.0,
         classification_weight: float = 0.1,
