@@ -115,7 +115,10 @@ def test_a_missing_damaged_or_foreign_file_is_named(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(ValueError, match="cannot be read"):
         Codes.load(tmp_path / "bad.npz")
-    np.savez(tmp_path / "other.npz", codes=np.zeros(3))
+    np.savez(tmp_path / "unlabelled.npz", codes=np.zeros(3))
+    with pytest.raises(ValueError, match="codes but no labels"):
+        Codes.load(tmp_path / "unlabelled.npz")
+    np.savez(tmp_path / "other.npz", features=np.zeros(3))
     with pytest.raises(ValueError, match="lacks query_codes"):
         Codes.load(tmp_path / "other.npz")
     np.savez(tmp_path / "objects.npz", query_codes=np.array([{}], dtype=object))
@@ -125,3 +128,13 @@ def test_a_missing_damaged_or_foreign_file_is_named(tmp_path):
     (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
     with pytest.raises(ValueError, match="cannot be read"):
         Codes.load(tmp_path / "array.npz")
+
+
+def test_one_set_of_codes_is_searched_in_itself(tmp_path):
+    rng = np.random.default_rng(5)
+    packed = pack(rng.random((9, 12)) > 0.5)
+    np.savez(tmp_path / "set.npz", codes=packed, labels=np.arange(9) % 3, bits=12)
+    codes = Codes.load(tmp_path / "set.npz")
+    assert np.array_equal(codes.query_codes, packed)
+    assert np.array_equal(codes.database_codes, packed)
+    assert codes.own_rows().tolist() == list(range(9))
