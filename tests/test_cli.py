@@ -187,7 +187,7 @@ REFUSED = {
 def test_bad_input_gets_one_line_and_leaves_nothing(case, tmp_path, capsys, monkeypatch):
     arguments, told = REFUSED[case]
     monkeypatch.chdir(tmp_path)
-    assert main(["train", *SMALL, *QUICK, *arguments]) == 1
+    assert main(["train", *QUICK, *arguments]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert told in errors[0]

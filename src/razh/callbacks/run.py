@@ -79,8 +79,8 @@ class RunRecord(SaveConfigCallback):
                 ", ".join(f"{name} {count:,}" for name, count in split.counts().items()),
             )  # fmt: skip
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the rows of epochs that are about to be run again."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the rows of epochs that are about to be run again (a resumed run knows its epoch from here on)."""
         if trainer.is_global_zero:
             kept = [row for row in read_rows(self.folder / "metrics.csv") if int(row["epoch"]) < trainer.current_epoch]
             _write_rows(self.folder / "metrics.csv", kept)
