@@ -76,6 +76,9 @@ class RazhCLI(LightningCLI):
         parser.add_argument(
             "--run_dir", type=str | None, default=None, help="Folder of the run; default runs/DATASET/METHOD/BITS/seedN"
         )
+        parser.add_argument(
+            "--search", type=dict | None, default=None, help="Search space of the method, for tuning; a run ignores it"
+        )
         for key, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
         for fact in ("class_attributes", "attribute_vectors", "train_classes"):

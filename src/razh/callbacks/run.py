@@ -68,6 +68,7 @@ class RunRecord(SaveConfigCallback):
         """Save the configuration, complete, and the split (first rank only)."""
         config = self.config.clone()
         config.run_dir, config.trainer.default_root_dir, config.checkpoint.dirpath = None, None, None
+        config.search = None  # a space to choose from; what was chosen stands in the rest
         if "ckpt_path" in config and stage == "fit":
             config.ckpt_path = None
         write(self.folder / "config.yaml", self.parser.dump(config, skip_none=False))
