@@ -103,6 +103,7 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
         self.augment, self.allow_partial, self.seed = augment, allow_partial, seed
         self._arrays: dict[str, NDArray[np.generic]] = {}
         self._with_image = True
+        self._position: dict[str, int] = {}
 
     # ------------------------------------------------------------------ what a data set implements
 
@@ -148,6 +149,21 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
         for index, path in enumerate(self.annotations.image_paths):
             file = self.image_path(index)
             yield f"{path}\t{file.stat().st_size if file.is_file() else 'missing'}"
+
+    # ------------------------------------------------------------------ parts, where a data set knows them
+
+    @property
+    def part_attributes(self) -> NDArray[np.int64] | None:
+        """Attribute ids (C, P, …) of each part of each class; None if not known."""
+        return None
+
+    def part_masks(self, index: int) -> NDArray[np.uint8] | None:
+        """Return the parts of evaluation image `index`, (S, S): 0 nowhere, k + 1 for part k; None if not known."""
+        return None
+
+    def part_points(self, index: int) -> NDArray[np.float32] | None:
+        """Return x, y and visibility (P, 3) of the parts of evaluation image `index`; None if not known."""
+        return None
 
     # ------------------------------------------------------------------ annotations and split
 
@@ -311,6 +327,10 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
         """Return the train images in order, as in evaluation; every device gets all of them, so all start alike."""
         return self._loader(self.split.train, sharded=False)
 
+    def evaluation_dataloader(self, rows: Rows) -> DataLoader[Batch]:
+        """Return a loader of these rows, as evaluation sees them and in this order, all of them on this device."""
+        return self._loader(rows, sharded=False)
+
     def _loader(self, rows: Rows, *, training: bool = False, sharded: bool = True) -> DataLoader[Batch]:
         trainer = self.trainer if sharded else None
         batch_size = self.batch_size if training else self.eval_batch_size
@@ -333,6 +353,7 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
                 seed=self.seed,
                 rank=trainer.global_rank if trainer is not None else 0,
                 world_size=trainer.world_size if trainer is not None else 1,
+                **(self._position if training else {}),
             ),
             num_workers=workers,
             collate_fn=whole_batch,
@@ -340,6 +361,22 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
             persistent_workers=workers > 0,
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+    # ------------------------------------------------------------------ going on with a run
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch to go on with, and how many of its batches are done: Lightning puts it in checkpoints."""
+        loop = self.trainer.fit_loop if self.trainer is not None else None
+        if loop is None:
+            return {}
+        epochs: Any = loop.epoch_progress.current
+        batches: Any = loop.epoch_loop.batch_progress.current
+        done = int(batches.processed) if epochs.ready > epochs.processed else 0
+        return {"epoch": int(epochs.processed), "batches_done": done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Start the next training loader where a run stopped."""
+        self._position = {"epoch": state_dict["epoch"], "batches_done": state_dict["batches_done"]}
 
     def _plain_image(self, index: int, draw: int) -> Tensor:
         return self.evaluation_image(index)

@@ -8,8 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from datamodules.annotations import Annotations
+from datamodules.points import evaluation_points
 from datamodules.protocols import Protocol
 from datamodules.tables import read_lines, read_matrix
 from datamodules.xlsa17 import ProposedSplitDataModule
@@ -86,6 +88,18 @@ class CUBDataModule(ProposedSplitDataModule):
         located = np.zeros((ids.max() + 1, len(self.part_names), 3), dtype=np.float32)
         located[ids, table[:, 1].astype(np.int64) - 1] = table[:, 2:5]
         return located[self._official_ids()]
+
+    def part_points(self, index: int) -> NDArray[np.float32] | None:
+        """Return x, y and visibility (15, 3) of the parts of evaluation image `index`; None without their files."""
+        if not (self.folder / "parts" / "part_locs.txt").is_file():
+            return None
+        with Image.open(self.image_path(index)) as image:  # reads the header alone
+            width, height = image.size
+        return evaluation_points(self._located[index], height, width, self.image_size)
+
+    @cached_property
+    def _located(self) -> NDArray[np.float32]:
+        return self.part_locations()
 
     def bounding_boxes(self) -> NDArray[np.float32]:
         """Return (n, 4): left, top, width and height of the bird in pixels of the stored image.

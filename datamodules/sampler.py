@@ -35,6 +35,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: Seed of orders and draws.
         rank: This process, 0 … world_size − 1.
         world_size: Number of processes.
+        epoch: The epoch whose order comes first.
+        batches_done: Batches of that epoch that a run that goes on has trained on already; they are left out.
 
     Raises:
         ValueError: `rank` is not below `world_size`, `batch_size` is not positive, or there is nothing to train on.
@@ -49,6 +51,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        epoch: int = 0,
+        batches_done: int = 0,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}, but must lie in 0 … {world_size - 1} for world_size {world_size}")
@@ -59,11 +63,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.indices = np.asarray(indices, dtype=np.int64)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.epoch, self.batches_done = epoch, batches_done
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration yields; Lightning calls this before each epoch."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.batches_done = epoch, 0
 
     def __len__(self) -> int:
         if not self.shuffle:
@@ -77,5 +82,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
             return
         order = draw_order(len(self.indices), self.seed, self.epoch, _ORDER)
         draws = draw_numbers(len(self) * self.world_size, self.seed, self.epoch, _DRAW)
-        for position in range(self.rank, len(draws), self.world_size):
+        done = self.batches_done * self.batch_size * self.world_size
+        for position in range(done + self.rank, len(draws), self.world_size):
             yield int(self.indices[order[position % len(order)]]), int(draws[position])

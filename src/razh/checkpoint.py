@@ -1,6 +1,10 @@
 """Checkpoints: what is in them beside the weights, and a model built from one alone."""
 
 import importlib
+import logging
+import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +14,11 @@ from torch import nn
 
 from razh.backbones.timm import TimmBackbone
 from razh.method import HashingMethod
+from razh.run_folder import LAST
 
-SCHEMA = 1
+log = logging.getLogger(__name__)
+SCHEMA = 2
+NO_PROGRESS = {"images": 0, "train_seconds": 0.0, "fit_seconds": 0.0, "resumed": 0}
 FACTS = ("class_attributes", "attribute_vectors", "train_classes")
 
 
@@ -42,9 +49,60 @@ def read(path: Path) -> dict[str, Any]:
     info = content.get("razh") if isinstance(content, dict) else None
     if not isinstance(info, dict) or not isinstance(info.get("schema"), int) or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of razh; give one that `razh train` wrote")
-    if info["schema"] > SCHEMA:
-        raise ValueError(f"checkpoint {path} has schema {info['schema']}, this razh reads up to {SCHEMA}; upgrade razh")
-    return content
+    return {**content, "razh": _migrated(info, path)}
+
+
+def _from_1(info: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 did not say which protocol made the split, nor how far the run had come."""
+    return {**info, "split_protocol": None, "progress": NO_PROGRESS}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+
+
+def _migrated(info: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what an older version saved as this version would have saved it."""
+    schema = info["schema"]
+    if schema > SCHEMA:
+        raise ValueError(f"checkpoint {path} has schema {schema}, this razh reads up to {SCHEMA}; upgrade razh")
+    if schema < min(MIGRATIONS):
+        oldest = min(MIGRATIONS)
+        raise ValueError(
+            f"checkpoint {path} has schema {schema}, the oldest that can be migrated is {oldest}; train it again"
+        )
+    for number in range(schema, SCHEMA):
+        info = {**MIGRATIONS[number](info), "schema": number + 1}
+    return info
+
+
+def check(path: Path) -> None:
+    """Read a checkpoint to its last byte, against the checksums in it.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read`; also where a byte has changed.
+    """
+    read(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read ({error}); it may be cut short") from None
+    if damaged is not None:
+        raise ValueError(f"checkpoint {path} cannot be read (checksum of {damaged}); it may be damaged")
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest complete one of the last checkpoints in a folder; None if there is none."""
+    for name in LAST:
+        if not (folder / name).is_file():
+            continue
+        try:
+            check(folder / name)
+        except ValueError as error:
+            log.warning("%s; looking for the one before it", error)
+        else:
+            return folder / name
+    return None
 
 
 def load(path: Path, device: str = "cpu") -> Loaded:

@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import Namespace
 from rich.console import Console
 
-from razh import recipe, run_folder
+from razh import preemption, recipe, run_folder
 from razh.parse_errors import unwrap
 
 TRAINER_COMMANDS = {
@@ -26,6 +26,13 @@ OTHER_COMMANDS = {
     "encode": "images to a file of codes, with a trained checkpoint",
     "evaluate": "the metrics of a file of codes, also of one made elsewhere",
     "compare": "two methods on the same queries: difference, interval, significance",
+    "inspect": "what is in a checkpoint",
+    "reproduce": "run a finished run again from its configuration, and compare",
+    "benchmark": "methods × bits × seeds × protocols: resumable, with tables and curves",
+    "ablate": "the switches of RAZH, each against the whole method",
+    "report": "tables and curves of benchmarks as one document",
+    "sweep": "a hyper-parameter search with W&B: check, create, work on it",
+    "tune": "the same search without a server",
     "audit": "overlaps and leaks in published split lists",
 }
 log = logging.getLogger("razh")
@@ -45,11 +52,26 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError, ImportError, EOFError) as error:
         if debug:
             raise
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {_one_line(error)}", markup=False)
+        _say_error(_one_line(error))
+        return 1
+    except RuntimeError as error:
+        if debug or not preemption.lost_peer(error):
+            raise
+        _say_error("another process of this run has died; its own message says why")
         return 1
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")
         return 130
+
+
+def _say_error(text: str) -> None:
+    where = "error" if _rank() == 0 else f"error on rank {_rank()}"
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"{where}: {text}", markup=False)
+
+
+def _rank() -> int:
+    """Return the rank of this process as its launcher told it."""
+    return int(next((os.environ[n] for n in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if n in os.environ), "0"))
 
 
 def _one_line(error: Exception) -> str:
@@ -117,11 +139,10 @@ class _TerminalFormatter(logging.Formatter):
 def _log_to_terminal(debug: bool) -> None:
     handler = _TerminalHandler()
     handler.setFormatter(_TerminalFormatter("%(message)s"))
-    rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
     for name in ("razh", "datamodules"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.DEBUG if debug else logging.INFO if rank == 0 else logging.ERROR)
+        logger.setLevel(logging.DEBUG if debug else logging.INFO if _rank() == 0 else logging.ERROR)
 
 
 def _run_trainer(command: str, arguments: list[str]) -> int:
@@ -133,11 +154,19 @@ def _run_trainer(command: str, arguments: list[str]) -> int:
     _quiet_libraries()
     sys.argv = [sys.argv[0], command, *arguments]  # Lightning's launcher starts the other ranks with it
     started_here = run_folder.ENVIRONMENT not in os.environ
+    if not started_here and _rank() > 0:
+        preemption.end_with_parent()
     try:
-        RazhCLI.run(command)
+        with preemption.Listener():
+            RazhCLI.run(command)
+    except preemption.Stopped as stop:
+        if stop.signum == preemption.REQUEUE:
+            preemption.requeue()
+        raise
     finally:
         if started_here:
-            os.environ.pop(run_folder.ENVIRONMENT, None)
+            for name in (run_folder.ENVIRONMENT, run_folder.RESUME):
+                os.environ.pop(name, None)
     return 0
 
 
@@ -151,20 +180,33 @@ def _quiet_libraries() -> None:
     # Methods without training (ITQ) are meant to have no optimiser and no loss.
     warnings.filterwarnings("ignore", message=".*this fit will run with no optimizer.*")
     warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")
+    # Values are logged by epoch; the interval in steps is out of reach on purpose.
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+    # The data module's own sampler leaves out the batches of an epoch that are done; Lightning cannot know that.
+    warnings.filterwarnings("ignore", message=".*checkpoint that ended before the epoch ended.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*The dirpath has changed.*")  # a test has a folder of its own
     warnings.filterwarnings("ignore", message=".*Grad strides do not match bucket view strides.*")
     advertisement = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisement.addFilter(lambda record: "litlogger" not in record.getMessage() and "💡" not in record.getMessage())
 
 
-def resolve_run_folder(config: Namespace, command: str) -> Path:
-    """Return the run's folder, and remember it for the ranks that this process starts."""
+def resolve_run_folder(config: Namespace, command: str, saved: dict[str, Any]) -> run_folder.Place:
+    """Return the run's folder, and remember it for the ranks that this process starts.
+
+    Args:
+        config: the whole configuration.
+        command: the command it is for.
+        saved: what the run would save of it; an unfinished run that saved the same goes on.
+    """
     bits = config.model.init_args.get("bits", "x")
     name = f"seed{config.seed_everything}" + ("" if command in ("train", "fit") else f"-{command}")
     default = Path("runs") / (config.dataset or "data") / (config.method or "method") / str(bits) / name
-    folder = run_folder.choose(config.run_dir, default, resume=config.get("ckpt_path") == "last")
-    os.environ[run_folder.ENVIRONMENT] = str(folder)
-    return folder
+    last = config.get("ckpt_path") == "last"
+    place = run_folder.choose(config.run_dir, default, resume=last, config=saved if config.resume else None)
+    os.environ[run_folder.ENVIRONMENT] = str(place.folder)
+    os.environ[run_folder.RESUME] = str(int(place.resume))
+    return place
 
 
 def plain(value: Any) -> Any:

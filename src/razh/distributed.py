@@ -1,4 +1,6 @@
-"""Rows of a data set, gathered over devices: by index, without the padding of samplers, complete."""
+"""Rows gathered over devices: those of a data set by index, and those of a batch with their gradient."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +33,46 @@ def gather_ragged(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(size)]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
+def gather_with_gradient(tensor: Tensor) -> Tensor:
+    """Concatenate the rows (n_r, ...) of a batch over all ranks, in rank order; own rows keep their gradient.
+
+    For losses over the whole batch (bit balance, ranks of a bit, pairs of images): every rank computes the same loss
+    from the same rows. n_r may differ. The rows of the other ranks are constants here and get their gradient there, so
+    the gradient of the loss is the sum over ranks of what each of them computes. DDP takes the mean over ranks
+    instead: own rows pass their gradient on times the number of processes, which undoes it. After DDP the parameters
+    have the gradient that one process would have had on the whole batch. A loss that differs between ranks (own rows
+    against all rows, say) does not get that: it lacks what the other ranks' losses say of the own rows.
+
+    All ranks must call it equally often, with the same trailing shape and type. With one process it is the identity.
+
+    Args:
+        tensor: (n_r, ...).
+
+    Returns:
+        (sum of n_r, ...) on the device of `tensor`.
+    """
+    rank, size = world()
+    if size == 1:
+        return tensor
+    counts = gather_ragged(torch.tensor([len(tensor)]))
+    everything = gather_ragged(tensor.detach()).to(tensor.device)
+    joined: Tensor = _OwnRows.apply(tensor, everything, int(counts[:rank].sum()), size)
+    return joined
+
+
+class _OwnRows(torch.autograd.Function):
+    """Rows of all ranks going forward; the gradient of the own ones, times a factor, going back."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, everything: Tensor, start: int, factor: int) -> Tensor:
+        ctx.rows, ctx.factor = slice(start, start + len(own)), factor
+        return everything
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradient[ctx.rows] * ctx.factor, None, None, None
 
 
 def gather_by_index(index: Tensor, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:

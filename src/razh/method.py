@@ -168,6 +168,11 @@ class HashingMethod(L.LightningModule, ABC):
         self.train(was_training)
         return torch.cat(rows)
 
+    def training_labels(self) -> Tensor:
+        """Return the labels (n,) of the rows of `training_features`."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return torch.as_tensor(data.labels[data.split.train])
+
     def hash_input(self, batch: Batch) -> Tensor:
         """Return what the hash head sees (B, D); the head is initialised from it."""
         return self.feature(batch)

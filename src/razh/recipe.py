@@ -66,6 +66,7 @@ def expand(arguments: list[str]) -> list[str]:
             rest.append(f"{ALIASES[key]}={value if has_value else next(pending, '')}")
         else:
             rest.append(argument)
+    rest = [f"{a[:-4]}null" if a.startswith("--") and a.endswith("=None") else a for a in rest]  # W&B's agent writes so
     if not chosen and any(a in ("--config", "-c") or a.startswith(("--config=", "-c=")) for a in rest):
         return rest
     chosen = DEFAULTS | chosen

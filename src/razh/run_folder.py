@@ -1,52 +1,174 @@
-"""The folder of a run: where it is, and that no run overwrites another in silence."""
+"""The folder of a run: where it is, whether its run goes on, and that no run overwrites another in silence."""
 
+import json
 import logging
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = "RAZH_RUN_DIR"  # tells the ranks that Lightning starts which folder the first one took
+RESUME = "RAZH_RESUME"  # and whether the run in it goes on
+STATUS = "status.json"
+LAST = ("last.ckpt", "last-1.ckpt")  # newest first: the one before stays until the next one is whole
+WITHOUT_EFFECT = {
+    "run_dir",
+    "ckpt_path",
+    "resume",
+    "cache.directory",
+    "data.init_args.num_workers",
+    "trainer.enable_progress_bar",
+    "trainer.profiler",
+    "trainer.default_root_dir",
+    "checkpoint.dirpath",
+}
 
 
-def choose(explicit: str | None, default: Path, *, resume: bool) -> Path:
-    """Return the folder for this run.
+@dataclass(frozen=True)
+class Place:
+    """Where a run works, and whether it goes on with what is there."""
+
+    folder: Path
+    resume: bool = False
+
+
+def choose(
+    explicit: str | None,
+    default: Path,
+    *,
+    resume: bool,
+    config: Mapping[str, Any] | None = None,
+) -> Place:
+    """Return the folder for this run, and whether an unfinished run in it goes on.
+
+    All ranks come to the same answer from the same files, since none of them writes before all have met.
 
     Args:
-        explicit: the user's own choice; it is refused if it holds a run already, unless that run goes on.
-        default: taken if free; else `default-2`, `default-3`, … A run that goes on takes the newest of them.
-        resume: go on with the run in the folder.
+        explicit: the user's own choice. A finished run in it is refused, and so is an unfinished one of another
+            configuration; an unfinished one of the same configuration goes on.
+        default: taken if free; else the newest of `default`, `default-2`, … that holds an unfinished run of the same
+            configuration; else the next free number.
+        resume: go on with the run in the folder, whatever its configuration (the newest, for `default`).
+        config: configuration of this run, as it would be saved; None to start over.
 
     Raises:
-        ValueError: `explicit` holds a run already.
+        ValueError: `explicit` holds a run that does not go on.
         FileNotFoundError: there is no run to go on with.
+        OSError: the run that would go on is still at work.
     """
     given = os.environ.get(ENVIRONMENT)
     if given:
-        return Path(given)
-    if _rank() > 0 and not resume:  # started by torchrun or SLURM: the first rank checks, and it alone writes
-        return Path(explicit) if explicit is not None else default
-    if explicit is not None:
-        folder = Path(explicit)
-        if resume:
-            return _with_checkpoint(folder)
-        if holds_run(folder):
-            raise ValueError(
-                f"run_dir={folder} holds a run already; pass another RUN_DIR, or --ckpt_path=last to go on with it"
-            )
-        return folder
-    taken = existing(default)
+        folder = Path(given)
+        return Place(folder, resume=os.environ.get(RESUME) == "1")
     if resume:
-        if not taken:
-            raise FileNotFoundError(f"no run to go on with at {default}; leave out --ckpt_path=last to start one")
-        return _with_checkpoint(taken[-1])
+        return Place(_to_resume(explicit, default), resume=True)
+    if explicit is not None:
+        return _choose_explicit(Path(explicit), config)
+    taken = existing(default)
+    for folder in reversed(taken):
+        if config is not None and unfinished(folder) and difference(folder, config) is None:
+            _refuse_if_busy(folder)
+            return Place(folder, resume=True)
     if not taken:
-        return default
+        return Place(default)
     number = max(_number(folder, default) for folder in taken) + 1
     folder = default.with_name(f"{default.name}-{number}")
     log.info("%s holds a run already: this one goes to %s", taken[-1], folder)
-    return folder
+    return Place(folder)
+
+
+def _to_resume(explicit: str | None, default: Path) -> Path:
+    taken = [Path(explicit)] if explicit is not None else existing(default)
+    if not taken:
+        raise FileNotFoundError(f"no run to go on with at {default}; leave out --ckpt_path=last to start one")
+    if not any((taken[-1] / "checkpoints" / name).is_file() for name in LAST):
+        raise FileNotFoundError(
+            f"no checkpoints/{LAST[0]} in run_dir={taken[-1]}; leave out --ckpt_path=last to start over"
+        )
+    return taken[-1]
+
+
+def _choose_explicit(folder: Path, config: Mapping[str, Any] | None) -> Place:
+    if not holds_run(folder):
+        return Place(folder)
+    problem = "holds a run already"
+    if unfinished(folder):
+        found = difference(folder, config) if config is not None else "resume=false asks to start over"
+        if found is None:
+            _refuse_if_busy(folder)
+            return Place(folder, resume=True)
+        problem = f"holds an unfinished run of another configuration ({found})" if config is not None else problem
+    if _rank() > 0:  # the first rank says so, once
+        return Place(folder)
+    raise ValueError(f"run_dir={folder} {problem}; pass another RUN_DIR, or --ckpt_path=last to go on with it")
+
+
+def _refuse_if_busy(folder: Path) -> None:
+    """Raise if another job is at work in the folder (asked by the first rank only: ranks would see each other)."""
+    if _rank() > 0:
+        return
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(busy(folder)) from None
+    except OSError:
+        return  # a folder that cannot be written is refused where it is claimed
+    lock.release()
+
+
+def busy(folder: Path) -> str:
+    """Return what a second job in a folder is told."""
+    return (
+        f"another run works in run_dir={folder}; wait for it, pass another RUN_DIR, or --resume=false for a new folder"
+    )
+
+
+def unfinished(folder: Path) -> bool:
+    """Tell whether a run began here and did not come to its end."""
+    return state(folder).get("state") in ("running", "stopped") and not (folder / "metrics.json").exists()
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """Return what `status.json` says; nothing if it is not there or cannot be read."""
+    try:
+        found = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def difference(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the first value in which the folder's saved configuration differs from another one; None for none.
+
+    Values that no result depends on do not count.
+    """
+    try:
+        saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return "its config.yaml cannot be read"
+    here, there = _flat(config), _flat(saved or {})
+    for name in dict.fromkeys([*there, *here]):
+        if name not in WITHOUT_EFFECT and here.get(name) != there.get(name):
+            return f"{name} is {there.get(name)} there, {here.get(name)} here"
+    return None
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _rank() -> int:
@@ -55,7 +177,7 @@ def _rank() -> int:
 
 def holds_run(folder: Path) -> bool:
     """Tell whether a run has written to this folder."""
-    return (folder / "config.yaml").exists() or (folder / "metrics.json").exists() or (folder / "checkpoints").exists()
+    return any((folder / name).exists() for name in ("config.yaml", "metrics.json", "checkpoints", STATUS))
 
 
 def existing(default: Path) -> list[Path]:
@@ -70,11 +192,3 @@ def existing(default: Path) -> list[Path]:
 def _number(folder: Path, default: Path) -> int:
     suffix = folder.name[len(default.name) + 1 :]
     return int(suffix) if suffix else 1
-
-
-def _with_checkpoint(folder: Path) -> Path:
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
-        raise FileNotFoundError(
-            f"no checkpoints/last.ckpt in run_dir={folder}; leave out --ckpt_path=last to start over"
-        )
-    return folder

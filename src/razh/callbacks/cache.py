@@ -109,7 +109,10 @@ class FeatureCache(Callback):
         rank, size = world()
         mine = missing[missing % size == rank]  # by index: other ranks may have marked rows since `done` was read
         loader: DataLoader[dict[str, Tensor]] = DataLoader(
-            _Images(data, mine), batch_size=32, num_workers=data.num_workers
+            _Images(data, mine),
+            batch_size=32,
+            num_workers=data.num_workers,
+            generator=torch.Generator(),  # the global one must not know whether the cache was there already
         )
         log.info("caching the features of %d images in %s", len(missing), store.folder)
         was_training = backbone.training

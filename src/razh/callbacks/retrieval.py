@@ -1,4 +1,7 @@
-"""Codes from all devices to one evaluation: the unseen classes in test, the validation classes in validation."""
+"""Codes from all devices to one evaluation: the unseen classes in test, the validation classes in validation.
+
+`predict` gathers the codes of a test without ranking them.
+"""
 
 import logging
 from typing import Any
@@ -25,7 +28,8 @@ class RetrievalEvaluation(Callback):
     bit.
 
     Logged in validation: `val/map` (validation classes against the validation database, expected over ties) and the
-    rest under `val/…`. After a test, `codes` and `result` hold what was measured.
+    rest under `val/…`. After a test, `codes` and `result` hold what was measured; after a prediction, `codes` alone.
+    `validation` holds the last epoch's figures, all of them; None where a limit left nothing to rank.
     """
 
     def __init__(
@@ -41,11 +45,12 @@ class RetrievalEvaluation(Callback):
             cutoffs: ranks R of mAP@R; default 5000.
             precision_ks: ranks k of precision@k; default 100.
             radius: Hamming radius of precision within a ball.
-            route: how distances are counted: auto, numpy, faiss or torch.
+            route: how distances are counted: auto, numba, faiss, numpy or torch.
         """
         self.settings = Settings(tuple(cutoffs or (5000,)), tuple(precision_ks or (100,)), radius, route)  # type: ignore[arg-type]
         self.codes: Codes | None = None
         self.result: Evaluation | None = None
+        self.validation: Evaluation | None = None
         self._rows: list[dict[str, Tensor]] = []
 
     def _start(self) -> None:
@@ -63,11 +68,19 @@ class RetrievalEvaluation(Callback):
         """Forget earlier codes."""
         self._start()
 
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget earlier codes."""
+        self._start()
+
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep the codes of a batch."""
         self._collect(outputs)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        """Keep the codes of a batch."""
+        self._collect(outputs)
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep the codes of a batch."""
         self._collect(outputs)
 
@@ -78,9 +91,10 @@ class RetrievalEvaluation(Callback):
         split = trainer.datamodule.split  # type: ignore[attr-defined]
         limited = _is_limit(trainer.limit_val_batches) or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         codes = self._gather(trainer, pl_module, split.validation_query, split.validation_database, limited)
-        if codes is None:
+        self.validation = self._evaluate(codes, "val/") if codes is not None else None
+        if self.validation is None:
             return
-        figures = self._evaluate(codes, "val/").metrics
+        figures = self.validation.metrics
         pl_module.log("val/map", figures["val/unseen/map"], prog_bar=True)
         for name in ("unseen/map_worst", "unseen/map_best", "unseen/chance", "zsl/map", "seen/map", "harmonic/map"):
             if f"val/{name}" in figures:
@@ -96,6 +110,12 @@ class RetrievalEvaluation(Callback):
         if self.result is not None:
             for logger in trainer.loggers:
                 logger.log_metrics(self.result.metrics, step=trainer.global_step)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the codes of all devices together; nothing is ranked."""
+        split = trainer.datamodule.split  # type: ignore[attr-defined]
+        limited = _is_limit(trainer.limit_predict_batches) or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        self.codes = self._gather(trainer, pl_module, split.query, split.database, limited)
 
     def _gather(
         self, trainer: Trainer, pl_module: LightningModule, query: np.ndarray, database: np.ndarray, limited: bool
@@ -116,10 +136,10 @@ class RetrievalEvaluation(Callback):
         if lacking and not limited:
             raise RuntimeError(f"{lacking} of {len(query) + len(database)} rows have no code; a batch was lost")
         if lacking:
-            log.warning("limited batches: the figures are partial, %d rows have no code", lacking)
+            log.warning("limited batches: the result is partial, %d rows have no code", lacking)
         at_query, at_database = at_query[at_query >= 0], at_database[at_database >= 0]
         if not len(at_query) or not len(at_database):
-            log.warning("limited batches left no query or no database: nothing is ranked")
+            log.warning("limited batches left no query or no database: there is no result")
             return None
         data = trainer.datamodule  # type: ignore[attr-defined]
         split = data.split

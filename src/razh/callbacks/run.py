@@ -1,5 +1,6 @@
 """What a run leaves behind: configuration, split, metrics, codes, and who may write where."""
 
+import contextlib
 import csv
 import json
 import logging
@@ -9,18 +10,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
-from razh import __version__
+from razh import __version__, environment
 from razh.callbacks.cache import FeatureCache
+from razh.callbacks.measures import PartMeasures
 from razh.callbacks.retrieval import RetrievalEvaluation
-from razh.checkpoint import SCHEMA
+from razh.checkpoint import NO_PROGRESS, SCHEMA
 from razh.cli import plain
 from razh.retrieval.report import table
+from razh.run_folder import STATUS, busy
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +41,40 @@ class RunRecord(SaveConfigCallback):
         self.seconds: dict[str, float] = {}
         self._begun = self._stage_begun = time.perf_counter()
         self._lock: FileLock | None = None
+        self._batch_begun = self._begun
+        self._progress: dict[str, Any] = dict(NO_PROGRESS)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Claim the folder, then save the configuration and the split."""
         self.folder = Path(trainer.default_root_dir)
         problem = self._claim() if trainer.is_global_zero else None
-        problem = trainer.strategy.broadcast(problem)
+        problem = trainer.strategy.broadcast(problem) or self._same_on_all_ranks(trainer)
         if problem is not None:
             raise OSError(problem)
+        if trainer.is_global_zero:
+            self._write_status("running")
         super().setup(trainer, pl_module, stage)
         self._stage_begun = time.perf_counter()
+
+    def _same_on_all_ranks(self, trainer: Trainer) -> str | None:
+        """Return what is wrong if ranks see different folders: some would go on with a run, others start one."""
+        mine = (str(self.folder), str(self.config.get("ckpt_path")))
+        same = mine == trainer.strategy.broadcast(mine)
+        if trainer.strategy.reduce_boolean_decision(same, all=True):
+            return None
+        return f"run_dir={self.folder} does not look the same on all nodes; put it on a disk that they share"
+
+    def _write_status(self, state: str, reason: str = "") -> None:
+        """Say in the folder whether the run has come to its end; a run that has not goes on."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        fields = {"state": state, "reason": reason, "time": stamp, "host": platform.node(), "process": os.getpid()}
+        write(self.folder / STATUS, json.dumps(fields, indent=1))
+
+    def finish(self) -> None:
+        """Note that the command has come to its end, and give the folder back."""
+        if self._lock is not None:
+            self._write_status("finished")
+            self._release()
 
     def _claim(self) -> str | None:
         """Lock the folder; return what is wrong if that cannot be done."""
@@ -59,19 +86,16 @@ class RunRecord(SaveConfigCallback):
             self._lock.acquire(timeout=0)
         except Timeout:
             self._lock = None
-            return f"another run works in run_dir={self.folder}; wait for it, or pass another RUN_DIR"
+            return busy(self.folder)
         except OSError as error:
             return f"cannot write to run_dir={self.folder}: {error.strerror or error}; pass another RUN_DIR"
+        for part in (*self.folder.glob(".*.part"), *self.folder.glob("checkpoints/.*.part")):
+            part.unlink(missing_ok=True)  # of a run that was killed
         return None
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save the configuration, complete, and the split (first rank only)."""
-        config = self.config.clone()
-        config.run_dir, config.trainer.default_root_dir, config.checkpoint.dirpath = None, None, None
-        config.search = None  # a space to choose from; what was chosen stands in the rest
-        if "ckpt_path" in config and stage == "fit":
-            config.ckpt_path = None
-        write(self.folder / "config.yaml", self.parser.dump(config, skip_none=False))
+        write(self.folder / "config.yaml", saved_config(self.parser, self.config, fitting=stage == "fit"))
         split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]
         if split is not None:
             write(self.folder / "split.json", json.dumps(split.as_dict(), indent=1))
@@ -83,6 +107,7 @@ class RunRecord(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the rows of epochs that are about to be run again (a resumed run knows its epoch from here on)."""
         if trainer.is_global_zero:
+            self._batch_begun = time.perf_counter()
             kept = [row for row in read_rows(self.folder / "metrics.csv") if int(row["epoch"]) < trainer.current_epoch]
             _write_rows(self.folder / "metrics.csv", kept)
 
@@ -94,6 +119,47 @@ class RunRecord(SaveConfigCallback):
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
         _write_rows(self.folder / "metrics.csv", [*read_rows(self.folder / "metrics.csv"), row])
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of training."""
+        self._batch_begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images of all devices, and the time that they took: loading included, validation not."""
+        now = time.perf_counter()
+        self._progress["images"] += len(batch["index"]) * trainer.world_size
+        self._progress["train_seconds"] += now - self._batch_begun
+        self._batch_begun = now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of training again; `razh validate` writes its figures and shows them."""
+        self._batch_begun = time.perf_counter()
+        evaluation = _callback(trainer, RetrievalEvaluation)
+        if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
+            return
+        self._take_time("validate", trainer)
+        if evaluation is not None and evaluation.validation is not None:
+            logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self._report(trainer, pl_module, logged | evaluation.validation.metrics, "validate")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the codes, and say where."""
+        evaluation = _callback(trainer, RetrievalEvaluation)
+        if evaluation is None or evaluation.codes is None or not trainer.is_global_zero:
+            return
+        codes, target = evaluation.codes, self.folder / "codes.npz"
+        codes.save(target)
+        out = Console(soft_wrap=True, highlight=False)
+        sizes = f"{len(codes.query_codes):,} queries and {len(codes.database_codes):,} database items"
+        out.print(f"codes of {sizes}, {codes.bits} bits: {target}", markup=False)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Count on where the run that goes on had come to."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._progress = dict(checkpoint["razh"]["progress"])
+            self._progress["resumed"] += 1
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the time."""
         self._take_time("fit", trainer)
@@ -101,8 +167,16 @@ class RunRecord(SaveConfigCallback):
     def _take_time(self, stage: str, trainer: Trainer) -> None:
         """Note how long a stage took since `setup`; the cache is filled before that, in its own callback's `setup`."""
         cache = _callback(trainer, FeatureCache)
-        self.seconds[stage] = time.perf_counter() - self._stage_begun
+        self.seconds[stage] = self._fit_seconds() if stage == "fit" else time.perf_counter() - self._stage_begun
         self.seconds["cache"] = cache.seconds if cache is not None else 0.0
+
+    def _fit_seconds(self) -> float:
+        """Return how long training took, all parts of a run that was interrupted together."""
+        return float(self._progress["fit_seconds"]) + time.perf_counter() - self._stage_begun
+
+    def _images_per_second(self) -> float | None:
+        seconds = self._progress["train_seconds"]
+        return round(self._progress["images"] / seconds, 1) if seconds else None
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write codes and metrics, and show the table."""
@@ -112,21 +186,28 @@ class RunRecord(SaveConfigCallback):
             return
         assert evaluation.codes is not None
         evaluation.codes.save(self.folder / "codes.npz")
-        metrics = evaluation.result.metrics | {
-            "time/cache_seconds": round(self.seconds.get("cache", 0.0), 3),
-            "time/fit_seconds": round(self.seconds.get("fit", 0.0), 3),
-            "time/test_seconds": round(self.seconds.get("test", 0.0), 3),
-            "time/total_seconds": round(time.perf_counter() - self._begun, 3),
-        }
+        measures = _callback(trainer, PartMeasures)
+        found = evaluation.result.metrics | (measures.metrics if measures is not None else {})
+        self._report(trainer, pl_module, found, "fit", "test")
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule, found: dict[str, float], *stages: str) -> None:
+        """Write `metrics.json`: figures, times of the stages, split and environment; show the table."""
+        times = {f"time/{stage}_seconds": self.seconds.get(stage, 0.0) for stage in ("cache", *stages)}
+        times["time/total_seconds"] = time.perf_counter() - self._begun
+        metrics = found | {name: round(seconds, 3) for name, seconds in times.items()}
         split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]
         facts = {
             "split/fingerprint": getattr(split, "fingerprint", None),
             "split/protocol": getattr(split, "protocol", None),
-            "environment/razh": __version__,
-            "environment/torch": torch.__version__,
-            "environment/python": platform.python_version(),
             "environment/device": str(pl_module.device),
+            "environment/devices": trainer.num_devices,
+            "environment/nodes": trainer.num_nodes,
+            "environment/precision": str(trainer.precision),
+            "throughput/train_images": self._progress["images"],
+            "throughput/train_images_per_second": self._images_per_second(),
+            "run/resumed": self._progress["resumed"],
         }
+        facts |= environment.facts()
         write(self.folder / "metrics.json", json.dumps(metrics | facts, indent=1))
         name = f"{self.config.get('dataset')} · {self.config.get('method')} · {pl_module.bits} bits"
         Console().print(table({key: value for key, value in metrics.items() if shown(key)}, name))
@@ -144,15 +225,20 @@ class RunRecord(SaveConfigCallback):
             "class_names": [str(name) for name in data.class_names],
             "attribute_names": [str(name) for name in data.attribute_names],
             "split_fingerprint": str(data.split.fingerprint),
+            "split_protocol": str(data.split.protocol),
+            "progress": self._progress | {"fit_seconds": self._fit_seconds()},
         }
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the folder back after the last stage."""
+        """Note the end after the last stage; `fit` may be followed by `test`, so its own end comes from outside."""
         if stage != "fit":
-            self._release()
+            self.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the folder back, so that the run can go on."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # a full disk must not hide what stopped the run
+                self._write_status("stopped", str(exception) or type(exception).__name__)
         self._release()
 
     def _release(self) -> None:
@@ -163,18 +249,35 @@ class RunRecord(SaveConfigCallback):
 
 HEADLINES = ("unseen/map", "unseen/map@", "unseen/precision@", "zsl/map", "seen/map", "harmonic/map", "unseen/chance")
 HEALTH = ("codes/bit_balance", "codes/unique_fraction", "codes/effective_bits")
+PARTS = (
+    "parts/nmi", "parts/ari", "parts/iou", "parts/background_share", "parts/flip_consistency_foreground",
+    "attributes/part_accuracy", "attributes/part_accuracy_shuffled", "attributes/exact_accuracy",
+    "attributes/exact_accuracy_shuffled", "attributes/auc", "attributes/auc_hash",
+)  # fmt: skip
 
 
 def shown(key: str) -> bool:
     """Tell whether a metric is shown after a run; all of them are in metrics.json."""
-    name = key.removeprefix("test/")
+    name = key.removeprefix("test/").removeprefix("val/")
     if key.startswith("time/"):
         return True
-    return key in HEALTH or "/chance" in key or (name.startswith(HEADLINES) and not name.endswith("/all"))
+    return key in (*HEALTH, *PARTS) or "/chance" in key or (name.startswith(HEADLINES) and not name.endswith("/all"))
 
 
 def _callback(trainer: Trainer, kind: type[Any]) -> Any:
     return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
+
+
+def saved_config(parser: LightningArgumentParser, config: Any, *, fitting: bool) -> str:
+    """Return a configuration as it is saved: what a run depends on, without where it works."""
+    config = config.clone()
+    config.run_dir, config.trainer.default_root_dir, config.checkpoint.dirpath = None, None, None
+    config.search = None  # a space to choose from; what was chosen stands in the rest
+    config.logger = None  # where a run was reported says nothing about it
+    if "ckpt_path" in config and fitting:
+        config.ckpt_path = None
+    text: str = parser.dump(config, skip_none=False)
+    return text
 
 
 def write(path: Path, text: str) -> None:

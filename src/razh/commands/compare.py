@@ -161,7 +161,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=10_000, help="bootstrap samples and permutations (10000)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
     parser.add_argument(
-        "--route", choices=ROUTES, default="auto", help="how distances are counted; never changes a figure"
+        "--route",
+        choices=ROUTES,
+        default="auto",
+        help="how distances are counted; never changes a figure (numba: the razh[fast] extra)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the comparison there")
     return parser

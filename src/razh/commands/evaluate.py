@@ -182,7 +182,10 @@ def _parser() -> argparse.ArgumentParser:
         "--row-order", action="store_true", help="also map_row: ties in database order, as in older papers"
     )
     measure.add_argument(
-        "--route", choices=ROUTES, default="auto", help="how distances are counted; never changes a figure"
+        "--route",
+        choices=ROUTES,
+        default="auto",
+        help="how distances are counted; never changes a figure (numba: the razh[fast] extra)",
     )
     output = parser.add_argument_group("what to write")
     output.add_argument("--json", metavar="FILE", help="all figures, per class, and the curve")

@@ -34,6 +34,23 @@ def binarize(logits: Tensor) -> Tensor:
     return logits >= 0
 
 
+def straight_through_sign(logits: Tensor, clip: float | None = None) -> Tensor:
+    """Return −1 and +1 of logits (B, L); the gradient passes unchanged, or only where |h| ≤ `clip`."""
+    code = torch.where(logits >= 0, 1.0, -1.0).to(logits.dtype)
+    passing = logits if clip is None else logits.clamp(-clip, clip)
+    return code + (passing - passing.detach())  # in this order the sum is exactly ±1
+
+
+def bi_half(logits: Tensor) -> Tensor:
+    """Return −1 and +1 of logits (B, L): per bit, +1 for the larger half of the batch; the gradient passes unchanged.
+
+    The bi-half layer of Li & van Gemert (AAAI 2021); of an odd batch the smaller half is +1.
+    """
+    rank = logits.argsort(dim=0, descending=True, stable=True).argsort(dim=0)
+    code = torch.where(rank < len(logits) // 2, 1.0, -1.0).to(logits.dtype)
+    return code + (logits - logits.detach())
+
+
 def itq(
     features: Tensor, bits: int, *, iterations: int = 50, rotate: bool = True, seed: int = 0
 ) -> tuple[Tensor, Tensor]:

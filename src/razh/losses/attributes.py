@@ -1,5 +1,8 @@
-"""Terms that tie parts and features to class attributes."""
+"""Terms that tie parts, features and codes to class attributes."""
 
+from typing import Literal
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,3 +50,82 @@ def own_attributes(class_attributes: Tensor, threshold: float) -> Tensor:
 def masked_mean(error: Tensor, weight: Tensor) -> Tensor:
     """Return the mean of error (B, N) weighted by weight (B, N); 0 where nothing weighs."""
     return (error * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def attribute_regression_loss(scores: Tensor, strength: Tensor, kind: Literal["mse", "bce"] = "mse") -> Tensor:
+    """Return the error of predicted attributes, the mean over images and attributes.
+
+    Args:
+        scores: (B, M), strengths for `mse`, log odds for `bce`.
+        strength: (B, M), of the image's class, in [0, 1].
+        kind: squared error, or binary cross-entropy.
+    """
+    if kind == "bce":
+        return F.binary_cross_entropy_with_logits(scores, strength)
+    return F.mse_loss(scores, strength)
+
+
+def semantic_ranking_loss(similarity: Tensor, targets: Tensor, margins: Tensor) -> Tensor:
+    """Hinge that ranks the image's own class above every other by a margin.
+
+    max(0, m_yc − S_y + S_c), the sum over the other classes c, the mean over images: the ranking of DeViSE (Frome et
+    al., NIPS 2013), with a margin for each pair of classes.
+
+    Args:
+        similarity: S (B, C) of images with the vectors of classes.
+        targets: (B,), position y of each image's class.
+        margins: m (C, C); the diagonal is not read.
+    """
+    own = similarity.gather(1, targets[:, None])
+    others = torch.ones_like(similarity).scatter(1, targets[:, None], 0.0)
+    return ((margins[targets] - own + similarity).clamp(min=0) * others).sum(dim=-1).mean()
+
+
+def semantic_margins(prototypes: Tensor, margin: float) -> Tensor:
+    """Return margins (C, C) that grow with the distance of class vectors (C, M): margin × (1 − cosine) / 2."""
+    unit = F.normalize(prototypes, dim=-1)
+    return margin * (1 - unit @ unit.T) / 2
+
+
+def map_compactness_loss(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Spread of attribute maps around their peaks, as in the attribute prototype network (Xu et al., NeurIPS 2020).
+
+    Each map is softmaxed over the patches and weighs their squared distance from its peak; coordinates run from 0 to 1,
+    and the mean is taken over images and attributes. The softmax is ours: with raw scores, as in the paper, the term
+    can fall for ever by making scores far from the peak negative.
+
+    Args:
+        maps: (B, M, N), scores of the patches for each attribute.
+        grid: rows and columns of the N patches.
+    """
+    rows = torch.linspace(0, 1, grid[0], device=maps.device, dtype=maps.dtype)
+    columns = torch.linspace(0, 1, grid[1], device=maps.device, dtype=maps.dtype)
+    place = torch.cartesian_prod(rows, columns)  # (N, 2)
+    peak = place[maps.argmax(dim=-1)]  # (B, M, 2)
+    # Σ w‖x − p‖² = Σ w‖x‖² − 2⟨Σ w x, p⟩ + ‖p‖², so that no tensor of distances (B, M, N) is made.
+    moments = maps.softmax(dim=-1) @ torch.cat([place, place.square().sum(dim=-1, keepdim=True)], dim=-1)  # (B, M, 3)
+    return (moments[..., 2] - 2 * (moments[..., :2] * peak).sum(dim=-1) + peak.square().sum(dim=-1)).mean()
+
+
+def attribute_contrast_loss(predicted: Tensor, strength: Tensor, temperature: float = 0.1) -> Tensor:
+    """Contrast every attribute with all others: over the batch, a prediction should vary like its own attribute.
+
+    Row m of the logits holds the correlations over the batch of prediction m with all M attributes; cross-entropy asks
+    for the own one, in both directions. Attributes that do not vary in the batch have no context and are left out;
+    attributes that vary alike (equal columns) share the target.
+
+    Args:
+        predicted: (B, M).
+        strength: (B, M), of the image's class.
+        temperature: of the correlations.
+    """
+    wanted = strength - strength.mean(dim=0)
+    varies = wanted.square().mean(dim=0) > 1e-8
+    if not varies.any():
+        return predicted.sum() * 0
+    wanted = F.normalize(wanted[:, varies], dim=0)
+    found = F.normalize((predicted - predicted.mean(dim=0))[:, varies], dim=0)
+    logits = found.T @ wanted / temperature  # (M', M')
+    target = (wanted.T @ wanted > 1 - 1e-5).to(logits.dtype)
+    target = target / target.sum(dim=-1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target.T / target.T.sum(-1, keepdim=True))) / 2

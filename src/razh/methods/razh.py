@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from razh.backbones.timm import pool_grid
+from razh.distributed import gather_with_gradient
 from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match
 from razh.layers.decoder import PatchDecoder, hide, pixel_targets
 from razh.layers.parts import SoftPartClustering
@@ -266,13 +267,18 @@ class RAZH(HashingMethod):
             scores = attribute_losses.semantic_logits(self.hash_semantic(logits), self.prototypes, self.scale)
             terms["semantic"] = F.cross_entropy(scores, targets)
         if self.uses("pairwise"):
-            terms["pairwise"] = hash_losses.pairwise_likelihood_loss(logits, targets)
+            terms["pairwise"] = hash_losses.pairwise_likelihood_loss(
+                gather_with_gradient(logits), gather_with_gradient(targets)
+            )
         if self.uses("similarity"):
-            terms["similarity"] = hash_losses.similarity_loss(logits, feature - self.feature_mean)
+            centred = (feature - self.feature_mean).detach()
+            terms["similarity"] = hash_losses.similarity_loss(
+                gather_with_gradient(logits), gather_with_gradient(centred)
+            )
         if self.uses("quantization"):
             terms["quantization"] = hash_losses.quantization_loss(logits)
         if self.uses("balance"):
-            terms["balance"] = hash_losses.bit_balance_loss(logits)
+            terms["balance"] = hash_losses.bit_balance_loss(gather_with_gradient(logits))
         if self.uses("classification"):
             scores = self.classifier(feature)
             if self.semantic:
@@ -306,7 +312,8 @@ class RAZH(HashingMethod):
         if self.uses("orthogonality"):
             terms["orthogonality"] = part_losses.orthogonality_loss(vectors)
         if self.uses("presence"):
-            terms["presence"] = part_losses.presence_loss(assignment, self.background_share)
+            everywhere = gather_with_gradient(assignment)
+            terms["presence"] = part_losses.presence_loss(everywhere, self.background_share)
         if self.uses("background"):
             terms["background"] = part_losses.background_loss(assignment, self.backbone.grid)
         if self.uses("entropy"):

@@ -138,8 +138,10 @@ class Codes:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+            reason = "it is no .npz" if not zipfile.is_zipfile(path) else str(error).partition(". ")[0]
             raise ValueError(
-                f"{path} cannot be read as .npz with plain arrays ({error}); write it with numpy.savez"
+                f"{path} cannot be read as .npz with plain arrays ({reason}); write it with numpy.savez, or name "
+                "arrays of other files one by one (`razh evaluate --help`)"
             ) from error
         return cls.from_arrays(arrays, str(path))
 

@@ -25,7 +25,7 @@ from razh.retrieval.kernels import (
     widen,
 )
 
-__all__ = ["count_device", "count_multi", "count_single"]
+__all__ = ["class_order", "count_device", "count_multi", "count_single", "in_parallel"]
 
 DEVICE_PAIRS = 1 << 26  # pairs a block on a CUDA device
 DEVICE_BINS = 1 << 24  # counters of such a block
@@ -33,7 +33,7 @@ LONG_SLICE = 256  # mean number of relevant items from which a class slice is co
 SLICE_PAIRS = 1 << 18  # pairs of short slices counted together
 
 
-def _parallel(work: Callable[[range], None], starts: range) -> None:
+def in_parallel(work: Callable[[range], None], starts: range) -> None:
     """Deal the blocks of queries to as many threads as torch may use, each pinned to one core."""
     threads = torch.get_num_threads()
     workers = min(threads, len(starts))
@@ -56,9 +56,9 @@ def count_single(
     over bytes: query number i of a group adds i (L + 1) to its distances, as long as the sum fits into a byte, so that
     the overhead of the call is paid once a group.
     """
-    order = _class_order(right_labels)
+    order = class_order(right_labels)
     database, classes = _take(widen(right), order), right_labels[order]
-    queries = _class_order(left_labels)  # neighbours share a class, hence a slice
+    queries = class_order(left_labels)  # neighbours share a class, hence a slice
     query, labels = _take(widen(left), queries), left_labels[queries]
     first, last = (np.searchsorted(classes, labels, side=side) for side in ("left", "right"))
     size = bits + 1
@@ -78,14 +78,14 @@ def count_single(
                 some = slice(start + begin, start + end)
                 same[some] = block.count_slice(begin, end, int(first[start + begin]), int(last[start + begin]))
 
-    _parallel(work, range(0, len(query), lanes * groups))
+    in_parallel(work, range(0, len(query), lanes * groups))
     counts = np.empty((*every.shape, 2), dtype=np.int64)
     counts[queries, :, 0] = every - same
     counts[queries, :, 1] = same
     return counts
 
 
-def _class_order(labels: Integers) -> NDArray[np.intp]:
+def class_order(labels: Integers) -> NDArray[np.intp]:
     """Return the stable order by class; a radix sort where the ids fit into 16 bits."""
     if len(labels) and labels.min() >= 0 and labels.max() < 1 << 16:
         labels = labels.astype(np.uint16)
@@ -135,7 +135,8 @@ class _ByteBlock:
 
     def count_slice(self, begin: int, end: int, first: int, last: int) -> Counts:
         """Return counts (end − begin, L + 1) of these queries over database rows first … last − 1."""
-        keys = self.keys[begin:end, first:last].to(torch.int32).add_(self.group_offset[begin:end])
+        keys = self.keys[begin:end, first:last].to(torch.int32, copy=True).contiguous()  # long codes have int32 keys
+        keys.add_(self.group_offset[begin:end])
         counted = torch.bincount(keys.view(-1), minlength=end * self.size).view(-1, self.size)
         result: Counts = counted[begin:].numpy()
         return result
@@ -189,7 +190,7 @@ def count_multi(
             counted = torch.bincount(keys.view(-1), minlength=len(keys) * size * levels)
             counts[rows] = counted.view(len(keys), size, levels).numpy()
 
-    _parallel(work, range(0, len(query), block_rows))
+    in_parallel(work, range(0, len(query), block_rows))
     return counts
 
 

@@ -135,7 +135,7 @@ class Evaluation:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self, class_names: Sequence[str] = (), per_query: bool = False) -> dict[str, Any]:
-        """Return plain JSON values: metrics, per-class mAP and counts, and per-query AP on demand."""
+        """Return plain JSON values: metrics, per-class mAP, pairs by distance, and per-query AP on demand."""
         tasks: dict[str, Any] = {}
         for name, result in self.tasks.items():
             named = {_class_name(key, class_names): value for key, value in result.class_map.items()}
@@ -144,6 +144,7 @@ class Evaluation:
                 "without_relevant": result.without_relevant,
                 "self_matches": result.self_matches,
                 "class_map": named,
+                "distances": {"same_class": result.counts[:, 1].tolist(), "other_class": result.counts[:, 0].tolist()},
             }
             if result.precision is not None and result.recall is not None:
                 curve = {"precision": result.precision.tolist(), "recall": result.recall.tolist()}

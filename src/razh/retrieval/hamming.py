@@ -1,9 +1,10 @@
-"""Hamming distances, their histograms and ranked lists; three routes, one result.
+"""Hamming distances, their histograms and ranked lists; four routes, one result.
 
 Exact retrieval metrics need no ranked list: the number of relevant and irrelevant database items at each of the L + 1
 distances says everything (`razh.retrieval.metrics`). `histogram` counts them in blocks of queries, so that memory stays
 one block. Routes:
 
+* `numba`: compiled xor, popcount and count in one loop (`razh.retrieval.compiled`), on the CPU;
 * `faiss`: `faiss.hammings` (xor and popcount in C++), counted on the CPU;
 * `numpy`: xor and `np.bitwise_count`, counted on the CPU;
 * `torch`: inner products of ±1 codes on a CUDA device (or the CPU), which are exact integers, counted there.
@@ -28,6 +29,7 @@ from razh.retrieval.kernels import (
     choose_route,
     device_here,
     filled_parts,
+    import_compiled,
     import_faiss,
     inner_distances,
     signs_of,
@@ -50,11 +52,11 @@ def distances(
         query: packed codes (q, ceil(L / 8)).
         database: packed codes (G, ceil(L / 8)).
         bits: code length L, 1 to 1024.
-        route: `numpy`, `faiss`, `torch`, or `auto` for the best one here.
+        route: `numba`, `faiss`, `numpy`, `torch`, or `auto` for the best one here.
 
     Raises:
         ValueError: wrong shapes or types, or an unknown route.
-        ModuleNotFoundError: `route="faiss"` without FAISS.
+        ImportError: `route="faiss"` without FAISS, or `route="numba"` without numba.
     """
     left, right = check_packed(query, bits, "query"), check_packed(database, bits, "database")
     result = np.empty((len(left), len(right)), dtype=np.uint8 if bits < 256 else np.uint16)
@@ -65,6 +67,9 @@ def distances(
         for start in range(0, len(left), step := max(1, HOST_PAIRS // max(1, len(right)))):
             near = inner_distances(signs_of(left[start : start + step], bits, device), signs)
             result[start : start + step] = near.cpu().numpy()
+        return result
+    if chosen == "numba":
+        import_compiled().write_distances(left, right, result)
         return result
     left, right = widen(left), widen(right)
     for columns, fill, block in filled_parts(chosen, right, min(len(left), QUERY_BLOCK)):
@@ -130,11 +135,11 @@ def histogram(
         bits: code length L, 1 to 1024.
         exclude: for each query the database row that is the query itself and is left out, −1 for none; (Q,).
         graded: count by the number of shared labels instead: (Q, L + 1, S + 1), S the most labels a database item has.
-        route: `numpy`, `faiss`, `torch`, or `auto` for the best one here.
+        route: `numba`, `faiss`, `numpy`, `torch`, or `auto` for the best one here.
 
     Raises:
         ValueError: lengths, shapes or types that do not fit, an empty database, `exclude` out of range.
-        ModuleNotFoundError: `route="faiss"` without FAISS.
+        ImportError: `route="faiss"` without FAISS, or `route="numba"` without numba.
     """
     left, right = check_packed(query, bits, "query"), check_packed(database, bits, "database")
     left_labels, right_labels = _check_labels(query_labels, database_labels)
@@ -142,17 +147,31 @@ def histogram(
     levels = 2
     if graded and right_labels.ndim == 2:
         levels = 1 + int(right_labels.sum(axis=1, dtype=np.int64).max())
-    chosen = choose_route(route)
+    chosen = choose_route(route, len(left) * len(right))
     if chosen == "torch" and len(left):
         counts = count_device(left, right, left_labels, right_labels, bits, levels)
     elif not len(left):
         counts = np.zeros((0, bits + 1, levels), dtype=np.int64)
+    elif chosen == "numba":
+        counts = _count_compiled(left, right, left_labels, right_labels, bits, levels)
     elif left_labels.ndim == 1:
         counts = count_single(left, right, left_labels, right_labels, bits, chosen)
     else:
         counts = count_multi(left, right, left_labels, right_labels, bits, levels, chosen)
     if exclude is not None:
         _leave_out(counts, np.asarray(exclude), left, right, left_labels, right_labels)
+    return counts
+
+
+def _count_compiled(
+    left: Packed, right: Packed, left_labels: Integers, right_labels: Integers, bits: int, levels: int
+) -> Counts:
+    compiled = import_compiled()
+    counts: Counts
+    if left_labels.ndim == 1:
+        counts = compiled.count_single(left, right, left_labels, right_labels, bits)
+    else:
+        counts = compiled.count_multi(left, right, left_labels, right_labels, bits, levels)
     return counts
 
 
@@ -200,11 +219,12 @@ def rank(
         database: packed codes (G, ceil(L / 8)).
         bits: code length L, 1 to 1024.
         k: length of the list, at most G are given; None for the whole database.
-        route: `faiss` (on a GPU where FAISS sees one), `numpy` or `torch` (a stable sort), or `auto`.
+        route: `faiss` (on a GPU where FAISS sees one); `numba`, `numpy` or `torch` (a stable sort of distances); or
+            `auto`: FAISS where installed, else NumPy.
 
     Raises:
         ValueError: wrong shapes or types, k below 1, an empty database, an unknown route.
-        ModuleNotFoundError: `route="faiss"` without FAISS.
+        ImportError: `route="faiss"` without FAISS, or `route="numba"` without numba.
     """
     left, right = check_packed(query, bits, "query"), check_packed(database, bits, "database")
     if not len(right):

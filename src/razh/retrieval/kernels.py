@@ -1,7 +1,9 @@
-"""The kernels that compute Hamming distances, and the choice between them: FAISS, NumPy, or torch on a device."""
+"""The kernels that compute Hamming distances, and the choice between them: numba, FAISS, NumPy, torch on a device."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
@@ -25,22 +27,26 @@ __all__ = [
     "device_here",
     "exact_product",
     "filled_parts",
+    "import_compiled",
     "import_faiss",
     "inner_distances",
     "signs_of",
     "widen",
 ]
 
-Route: TypeAlias = Literal["auto", "numpy", "faiss", "torch"]
+Route: TypeAlias = Literal["auto", "numba", "faiss", "numpy", "torch"]
 Packed: TypeAlias = NDArray[np.uint8]
 Integers: TypeAlias = NDArray[np.integer[Any]]
 Counts: TypeAlias = NDArray[np.int64]
 Fill: TypeAlias = Callable[[Packed], None]
 
-ROUTES = ("auto", "numpy", "faiss", "torch")
+ROUTES = ("auto", "numba", "faiss", "numpy", "torch")
 QUERY_BLOCK = 12  # queries whose distances are held at once: 12 bytes a database item; twice that for small databases
 DATABASE_CHUNK = 16_384  # database items a kernel call: its int32 distances stay in the cache
 HOST_PAIRS = 1 << 22  # pairs a block of the torch route on the CPU, and of multi-label counting
+COMPILED_PAIRS = 1_000_000_000  # pairs from which numba saves more time than its start takes
+LOADED_PAIRS = 1 << 20  # the same once it is loaded: below, all routes take milliseconds
+COMPILED = "razh.retrieval.compiled"
 
 
 def import_faiss() -> Any:
@@ -58,21 +64,56 @@ def import_faiss() -> Any:
     return faiss
 
 
-def choose_route(route: str = "auto") -> str:
-    """Return the route that `auto` stands for here: torch with a CUDA device, else FAISS where installed, else NumPy.
+def import_compiled() -> Any:
+    """Return the module `razh.retrieval.compiled`.
+
+    Raises:
+        ModuleNotFoundError: numba is not installed; the message names the extra that brings it.
+        ImportError: numba is installed but cannot be used, for example beside a NumPy that is too new for it.
+    """
+    try:
+        return importlib.import_module(COMPILED)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "numba is not installed; run `pip install razh[fast]`, or choose another route"
+        ) from error
+    except ImportError as error:
+        raise ImportError(
+            f"numba cannot be imported ({error}); run `pip install --upgrade razh[fast]`, or choose another route"
+        ) from error
+
+
+def choose_route(route: str = "auto", pairs: int = 0) -> str:
+    """Return the route that `auto` stands for here.
+
+    That is torch with a CUDA device; else numba where it works and there are so many pairs (or it is loaded already)
+    that it is worth its start; else FAISS where installed; else NumPy.
+
+    Args:
+        route: one of `ROUTES`.
+        pairs: queries · database items to be counted.
 
     Raises:
         ValueError: `route` is unknown.
-        ModuleNotFoundError: `route="faiss"` without FAISS.
+        ImportError: `route="faiss"` without FAISS, or `route="numba"` without numba.
     """
     if route not in ROUTES:
         raise ValueError(f"route is {route!r}; choose one of {', '.join(ROUTES)}")
     if route == "faiss":
         import_faiss()
+    if route == "numba":
+        import_compiled()
     if route != "auto":
         return route
     if torch.cuda.is_available():
         return "torch"
+    if pairs >= (LOADED_PAIRS if COMPILED in sys.modules else COMPILED_PAIRS):
+        try:
+            import_compiled()
+        except ImportError:
+            pass
+        else:
+            return "numba"
     try:
         import_faiss()
     except ModuleNotFoundError:

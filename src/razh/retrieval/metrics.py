@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from razh.retrieval.buckets import (
+    Buckets,
     Counts,
     Floats,
     PrefixSums,
@@ -109,7 +110,8 @@ def average_precision(
         denominator: `hits`, the number of relevant items within R (the convention of the hashing literature; it rewards
             finding fewer), or `all`, min(R, number of relevant items).
         ties: `expected` over all orders of tied items, or the `worst` or `best` value that some order has. With a
-            cut-off the expectation runs over the hypergeometric number of hits in the bucket that R cuts.
+            cut-off the expectation runs over the hypergeometric number of hits in the bucket that R cuts. Ties in
+            database order (`row`) need ranked lists: `average_precision_ranked`.
 
     Raises:
         ValueError: `hist` is no histogram, the cut-off is below 1, or a name is unknown.
@@ -121,25 +123,38 @@ def average_precision(
     return in_blocks(hist, lambda block: _average_precision(block, cutoff, denominator, ties))
 
 
+def _sums_of(harmonic: PrefixSums, ties: Ties, buckets: Buckets, marked: NDArray[np.bool_]) -> Floats:
+    """Return the sum of precisions of every query (Q,) over whole buckets, those that are marked (Q, L + 1).
+
+    Most buckets have no relevant item and contribute 0: leave them unmarked.
+    """
+    sums = np.zeros(marked.shape)
+    at = np.flatnonzero(marked)
+    parts = (buckets.items, buckets.relevant, buckets.items_before, buckets.relevant_before)
+    sums.reshape(-1)[at] = _bucket_sum(harmonic, ties, *(part.reshape(-1).take(at) for part in parts))
+    total: Floats = sums.sum(axis=1)
+    return total
+
+
 def _average_precision(hist: Counts, cutoff: int | None, denominator: Denominator, ties: Ties) -> Floats:
     buckets = buckets_of(hist)
     total = buckets.items.sum(axis=1)
     harmonic = harmonic_numbers(int(total.max(initial=0)))
-    limit = int(total.max(initial=0)) if cutoff is None else cutoff
-    places = np.clip(limit - buckets.items_before, 0, buckets.items)
+    every, holds_any = buckets.relevant.sum(axis=1), buckets.relevant > 0
+    if cutoff is None:
+        return ratio(_sums_of(harmonic, ties, buckets, holds_any), every)
+    places = np.clip(cutoff - buckets.items_before, 0, buckets.items)
     whole = places == buckets.items
-    sums = _bucket_sum(harmonic, ties, buckets.items, buckets.relevant, buckets.items_before, buckets.relevant_before)
-    sums = np.where(whole, sums, 0.0).sum(axis=1)
-    every = buckets.relevant.sum(axis=1)
+    sums = _sums_of(harmonic, ties, buckets, whole & holds_any)
     hits = np.where(whole, buckets.relevant, 0).sum(axis=1)
-    result = ratio(sums, hits if denominator == "hits" else np.minimum(every, limit))
+    result = ratio(sums, hits if denominator == "hits" else np.minimum(every, cutoff))
     rows, columns = np.nonzero((places > 0) & ~whole)  # at most one bucket a query
     for part in _parts(np.minimum(places, buckets.relevant)[rows, columns]):
         at = rows[part], columns[part]
         cut = _Cut(
             buckets.items[at], buckets.relevant[at], places[at], buckets.items_before[at], buckets.relevant_before[at]
         )
-        below = None if denominator == "hits" else np.minimum(every[at[0]], limit)
+        below = None if denominator == "hits" else np.minimum(every[at[0]], cutoff)
         result[at[0]] = _cut_value(harmonic, ties, cut, sums[at[0]], below)
     return result
 

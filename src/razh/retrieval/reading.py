@@ -216,7 +216,10 @@ def _check_form(form: str, query: Array, database: Array) -> None:
 def _label_side(labels: Array, size: int, name: str) -> Array:
     """Return labels as (n,) or (n, C), turned where they are stored the other way round."""
     if np.issubdtype(labels.dtype, np.floating):
-        if np.isnan(labels).any() or (labels != np.round(labels)).any():
+        missing = int(np.isnan(labels).sum())
+        if missing:
+            raise ValueError(f"{name} hold {missing} NaN; leave out the rows without a label")
+        if (labels != np.round(labels)).any():
             raise ValueError(f"{name} hold numbers that are not whole; labels are class ids or 0/1 rows")
         labels = labels.astype(np.int64)
     if labels.ndim == 2 and 1 in labels.shape and labels.size == size:

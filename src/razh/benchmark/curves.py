@@ -1,0 +1,101 @@
+"""Pictures of a benchmark: mAP over code lengths, or a dot a method where there is one code length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from razh.benchmark.tables import Column, number
+from razh.figures.canvas import INK, MUTED, RIGHT, WRONG
+from razh.retrieval.plots import COLOURS, MARKERS
+
+__all__ = ["curves_figure", "dots_figure"]
+
+LINES = ("-", "--", ":", "-.")
+
+
+def curves_figure(columns: Sequence[Column], chance: float | None, what: str, title: str) -> Figure:
+    """Draw the mean over seeds at every code length, with the deviation as a whisker; best methods first in the legend.
+
+    Args:
+        columns: of one protocol, code lengths ascending.
+        chance: value of a random ranking; None if not known.
+        what: the metric's name, for the axis.
+        title: above the axes.
+    """
+    labels = list(dict.fromkeys(label for column in columns for label in column.entries))
+    means = {label: [c.entries[label].mean if label in c.entries else math.nan for c in columns] for label in labels}
+    order = sorted(labels, key=lambda label: -np.nan_to_num(np.nanmean([-1.0, *means[label]]), nan=-1.0))
+    places = np.arange(len(columns), dtype=float)
+    rows = math.ceil(len(labels) / 3)
+    figure = Figure(figsize=(7.0, 4.2 + 0.17 * rows), layout="constrained")
+    axes = figure.subplots()
+    for turn, label in enumerate(order):
+        style = labels.index(label)  # a method keeps its colour in all pictures of a benchmark
+        deviations = [c.entries[label].deviation or 0.0 if label in c.entries else 0.0 for c in columns]
+        axes.errorbar(
+            places + 0.012 * (turn - len(order) / 2),  # whiskers beside each other
+            means[label],
+            yerr=deviations,
+            color=COLOURS[style % len(COLOURS)],
+            marker=MARKERS[(style // 2) % len(MARKERS)],
+            linestyle=LINES[style // len(COLOURS) % len(LINES)],
+            markersize=4,
+            linewidth=1.3,
+            elinewidth=0.8,
+            capsize=1.5,
+            label=label,
+        )
+    if chance is not None:
+        axes.axhline(chance, color=MUTED, linestyle=(0, (1, 3)), linewidth=1.2, label=f"random ranking ({chance:.3f})")
+    axes.set_xticks(places, [str(column.bits) for column in columns])
+    axes.set_xlim(-0.25, len(columns) - 0.75)
+    axes.set(xlabel="bits", ylabel=what)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.tick_params(labelsize=8)
+    figure.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7.5, frameon=False, handlelength=2.6)
+    return figure
+
+
+def dots_figure(
+    column: Column, chance: float | None, what: str, title: str, reference: str | None, marks: Mapping[str, str]
+) -> Figure:
+    """Draw a dot a method with the values of its seeds, the reference as a line.
+
+    Args:
+        column: one protocol and code length.
+        chance: value of a random ranking; None if not known, or too far away to be shown with the rest.
+        what: the metric's name, for the axis.
+        title: above the axes.
+        reference: method whose mean is drawn as a line.
+        marks: by method, what is written behind its value.
+    """
+    labels = [label for label, entry in column.entries.items() if entry.values]
+    figure = Figure(figsize=(6.4, 0.24 * len(labels) + 1.3), layout="constrained")
+    axes = figure.subplots()
+    for place, label in enumerate(labels):
+        entry = column.entries[label]
+        colour = RIGHT if label != reference else INK
+        axes.plot(list(entry.values.values()), [place] * len(entry.values), "|", color=colour, markersize=7, alpha=0.7)
+        axes.errorbar(entry.mean, place, xerr=entry.deviation, fmt="o", color=colour, markersize=5, capsize=2)
+        text = f"{number(entry.mean)} {marks.get(label, '')}".rstrip()
+        axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
+    if reference in labels:
+        axes.axvline(column.entries[str(reference)].mean, color=INK, linewidth=0.9, linestyle="--", label=reference)
+    if chance is not None:
+        axes.axvline(chance, color=WRONG, linewidth=1.4, label=f"random ranking ({chance:.3f})")
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlabel(what, fontsize=9)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25, linewidth=0.6)
+    figure.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)
+    return figure

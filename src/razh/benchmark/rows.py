@@ -1,0 +1,60 @@
+"""The long table: a row a cell, whatever became of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from razh.benchmark.files import read_json, write_text
+from razh.benchmark.plan import Plan
+
+__all__ = ["Row", "long_table", "write_csv"]
+
+Row = dict[str, Any]
+FIRST = (
+    "method", "label", "dataset", "protocol", "backbone", "bits", "seed", "status", "error", "config_hash", "options",
+    "tuned_on", "folder", "cost/wall_seconds", "cost/attempts",
+)  # fmt: skip
+
+
+def long_table(out: Path, plan: Plan) -> list[Row]:
+    """Return a row for each cell of the plan: what it is, its state, and all that its metrics.json says."""
+    rows = []
+    for cell in plan.cells.values():
+        job = cell.job(out)
+        about, state = job.about(), job.state
+        row: Row = {
+            "method": cell.method,
+            "label": cell.label,
+            "dataset": plan.settings["dataset"],
+            "protocol": cell.protocol,
+            "backbone": plan.settings["backbone"],
+            "bits": cell.bits,
+            "seed": cell.seed,
+            "status": state,
+            "error": "" if state == "done" else about.get("error", ""),
+            "config_hash": cell.hash,
+            "options": cell.options,
+            "tuned_on": cell.tuned_on,
+            "folder": cell.folder,
+            "cost/wall_seconds": about.get("seconds"),
+            "cost/attempts": about.get("attempts", 0),
+        }
+        if state == "done":
+            row |= read_json(job.folder / "metrics.json")
+        rows.append(row)
+    return rows
+
+
+def write_csv(rows: list[Row], path: Path) -> None:
+    """Write rows as CSV; lists and mappings as JSON."""
+    named = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in FIRST]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*FIRST, *named], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else v for k, v in row.items()})
+    write_text(path, text.getvalue())

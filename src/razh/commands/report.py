@@ -1,0 +1,96 @@
+"""`razh report`: tables and curves of benchmarks into the documentation, never typed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from razh.benchmark.files import write_text
+from razh.commands.benchmark import write_tables
+
+__all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+_EPILOG = """\
+Everything in FILE is generated. Words of one's own go into a second file, FILE with `.notes.md` for `.md`, which is
+put in front of the tables; figures in it are placeholders, {{BENCHMARK|METHOD|PROTOCOL|BITS|METRIC}}, that become
+mean ± deviation.
+
+examples:
+  razh report runs/benchmark/default-cub                          # tables and curves of the folder again
+  razh report runs/benchmark/default-cub runs/ablate/ablation-cub --write=docs/results.md --readme=README.md
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run `razh report`.
+
+    Args:
+        argv: arguments after `razh report`.
+
+    Returns:
+        0.
+
+    Raises:
+        FileNotFoundError: a folder has no plan, or the notes or the README are missing.
+        ValueError: results do not go together, a placeholder names nothing, or the README has no markers.
+        OSError: a file cannot be written.
+    """
+    options = _parser().parse_args(argv)
+    if options.readme and not options.write:
+        raise ValueError("readme needs write; the table in it links to the document with all of them")
+    folders = [Path(folder) for folder in options.out]
+    if not options.write:
+        for folder in folders:
+            write_tables(folder, options.by)
+        return 0
+    _write(folders, options)
+    return 0
+
+
+def _write(folders: list[Path], options: argparse.Namespace) -> None:
+    from razh.benchmark import report
+    from razh.benchmark.summary import Summary
+
+    target = Path(options.write)
+    summaries = [Summary.of(folder, options.by) for folder in folders]
+    beside = target.with_suffix(".notes.md")
+    notes_file = Path(options.notes) if options.notes else beside if beside.is_file() else None
+    notes = report.fill(notes_file.read_text(encoding="utf-8"), summaries, str(notes_file)) if notes_file else ""
+    pictures = Path(options.figures) if options.figures else target.parent / "figures"
+    sections = []
+    for summary in summaries:
+        drawn = report.draw(summary, pictures)
+        links = {name: Path(os.path.relpath(path, target.parent)).as_posix() for name, path in drawn.items()}
+        sections.append(report.markdown_section(summary, links))
+    write_text(target, report.document(sections, notes))
+    log.info("written: %s, %d figures in %s", target, len(sections), pictures)
+    if options.readme:
+        readme = Path(options.readme)
+        link = Path(os.path.relpath(target, readme.parent)).as_posix()
+        report.replace_block(readme, report.headline(summaries[0], link))
+        log.info("written: the table in %s", readme)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="razh report",
+        description="Tables and curves of one or more benchmarks.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("out", nargs="+", metavar="OUT", help="folder of a `razh benchmark` or `razh ablate`")
+    parser.add_argument("--write", metavar="FILE.md", help="write one document of all of them there")
+    parser.add_argument(
+        "--notes", metavar="FILE.md", help="words in front of the tables (FILE.notes.md if it is there)"
+    )
+    parser.add_argument("--figures", metavar="DIR", help="folder of the pictures (figures/ beside FILE.md)")
+    parser.add_argument(
+        "--readme", metavar="README.md", help="put the headline table of the first OUT between its markers"
+    )
+    parser.add_argument("--by", choices=("query", "class"), default="query", help="what significance swaps (query)")
+    return parser
