@@ -1,10 +1,13 @@
 import pickle
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from razh import checkpoint
+from razh import checkpoint, random_state
+from razh.checkpoint_io import CheckpointFiles
 from razh.methods.ce import CE
 from razh.methods.itq import ITQ
 from razh.methods.razh import RAZH
@@ -134,7 +137,98 @@ def test_list_is_not_a_checkpoint(tmp_path):
 
 
 def test_newer_schema_is_refused(saved):
-    refused(saved(lambda found: found["razh"].update(schema=checkpoint.SCHEMA + 1))[1], "schema 2.*upgrade razh")
+    newer = checkpoint.SCHEMA + 1
+    refused(saved(lambda found: found["razh"].update(schema=newer))[1], f"schema {newer}.*upgrade razh")
+
+
+def test_schema_1_is_migrated(saved, make_batch):
+    method, path = saved(lambda found: found["razh"].update(schema=1))
+    loaded = checkpoint.load(path)
+    assert loaded.info["schema"] == checkpoint.SCHEMA
+    assert loaded.info["split_protocol"] is None
+    assert loaded.info["progress"] == checkpoint.NO_PROGRESS
+    images = make_batch()["image"]
+    assert torch.equal(loaded.method(images), method(images))
+
+
+@pytest.mark.parametrize("schema", [0, -3])
+def test_schema_that_is_too_old_is_refused(saved, schema):
+    refused(saved(lambda found: found["razh"].update(schema=schema))[1], f"schema {schema}, the oldest.*train it again")
+
+
+def test_damaged_byte_is_found(saved):
+    _, path = saved()
+    whole = bytearray(path.read_bytes())
+    place = whole.find(torch.load(path, weights_only=True)["state_dict"]["head.weight"].numpy().tobytes())
+    assert place > 0
+    checkpoint.check(path)
+    whole[place + 3] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoint.check(path)
+
+
+def test_newest_complete_checkpoint(saved, tmp_path, caplog):
+    _, path = saved()
+    last, before = tmp_path / "last.ckpt", tmp_path / "last-1.ckpt"
+    assert checkpoint.newest(tmp_path) is None
+    before.write_bytes(path.read_bytes())
+    assert checkpoint.newest(tmp_path) == before
+    last.write_bytes(path.read_bytes())
+    assert checkpoint.newest(tmp_path) == last
+    last.write_bytes(path.read_bytes()[:-10])
+    assert checkpoint.newest(tmp_path) == before
+    before.write_bytes(b"")
+    assert checkpoint.newest(tmp_path) is None
+
+
+class TestFiles:
+    """How checkpoints are written and read."""
+
+    def test_last_one_stays_until_the_next_is_whole(self, content, tmp_path):
+        _, found = content()
+        for epoch in range(3):
+            CheckpointFiles().save_checkpoint(found | {"epoch": epoch}, tmp_path / "deep" / "last.ckpt")
+        epochs = [checkpoint.read(tmp_path / "deep" / name)["epoch"] for name in ("last.ckpt", "last-1.ckpt")]
+        assert epochs == [2, 1]
+        CheckpointFiles().save_checkpoint(found, tmp_path / "deep" / "best.ckpt")
+        assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == ["best.ckpt", "last-1.ckpt", "last.ckpt"]
+
+    def test_code_is_not_run_whatever_is_asked_for(self, saved, tmp_path):
+        mark = tmp_path / "bomb"
+        _, path = saved(lambda found: found.update(extra=Bomb(mark)))
+        with pytest.raises(ValueError, match="unsafe code"):
+            CheckpointFiles().load_checkpoint(path, weights_only=False)
+        assert not mark.exists()
+
+    def test_what_cannot_be_written_is_one_line(self, content, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OSError, match=r"cannot write checkpoint .*last\.ckpt"):
+            CheckpointFiles().save_checkpoint(content()[1], tmp_path / "file" / "last.ckpt")
+
+    def test_content_that_cannot_be_saved_leaves_the_old_one(self, content, tmp_path):
+        _, found = content()
+        CheckpointFiles().save_checkpoint(found, tmp_path / "last.ckpt")
+        with pytest.raises((AttributeError, pickle.PicklingError)):
+            CheckpointFiles().save_checkpoint(found | {"bad": lambda: 0}, tmp_path / "last.ckpt")
+        assert checkpoint.newest(tmp_path) == tmp_path / "last.ckpt"
+        assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_random_states_survive_a_checkpoint(tmp_path):
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    torch.manual_seed(3)
+    random.gauss(0, 1), np.random.randn()  # noqa: NPY002 - both keep a second value for the next call
+    torch.save(random_state.take(), tmp_path / "state")
+
+    def draw():
+        return random.gauss(0, 1), random.random(), np.random.randn(), np.random.rand(), torch.rand(3).tolist()  # noqa: NPY002
+
+    first = draw()
+    assert draw() != first
+    random_state.put(torch.load(tmp_path / "state", weights_only=True))
+    assert draw() == first
 
 
 @pytest.mark.parametrize("path", ["os.system", "torch.nn.Linear", "razh.backbones.timm.TimmBackbone", "builtins.dict"])

@@ -4,7 +4,7 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
-from razh.distributed import gather_by_index, gather_ragged, world
+from razh.distributed import gather_by_index, gather_ragged, gather_with_gradient, world
 
 DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32]
 COUNTS = {2: [(3, 5), (0, 4), (4, 0), (0, 0), (2, 2)], 3: [(3, 0, 5), (0, 0, 1), (0, 0, 0), (1, 2, 3)]}
@@ -44,6 +44,39 @@ def codes_of(index):
     return ((index[:, None] >> torch.arange(4)) & 1).bool()
 
 
+def batch_loss(rows):
+    """A loss that no mean over parts of the batch gives: it has products of different rows, and a rank."""
+    balance = rows.tanh().mean(0).square().sum()
+    return balance + (rows @ rows.T).sin().mean() + (rows * rows.argsort(0)).mean()
+
+
+def small_network():
+    network = torch.nn.Linear(4, 3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+    return network
+
+
+def check_with_gradient(rank, size):
+    """DDP on parts of a batch with gathered rows has the gradient of one process on all of it."""
+    for counts in ([2] * size, list(range(1, size + 1)), [0, *[3] * (size - 1)]):
+        images = torch.rand(sum(counts), 4, generator=torch.Generator().manual_seed(0))
+        alone = small_network()
+        batch_loss(alone(images)).backward()
+        together = torch.nn.parallel.DistributedDataParallel(small_network())
+        own = together(images.split(counts)[rank])
+        rows = gather_with_gradient(own)
+        assert torch.allclose(rows, alone(images), atol=1e-6)
+        batch_loss(rows).backward()
+        for expected, got in zip(alone.parameters(), together.parameters(), strict=True):
+            assert torch.allclose(expected.grad, got.grad, atol=1e-6), counts
+    half = gather_with_gradient(torch.ones(1, 2, dtype=torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+    assert half.shape == (size, 2)
+    assert not half.requires_grad
+
+
 def work(rank, size, file):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
@@ -51,6 +84,7 @@ def work(rank, size, file):
         assert world() == (rank, size)
         check_ragged(rank, size)
         check_by_index(rank, size)
+        check_with_gradient(rank, size)
         dist.barrier()
     finally:
         dist.destroy_process_group()
@@ -66,6 +100,7 @@ def test_one_process_has_its_own_rows():
     rows = torch.rand(4, 2)
     assert world() == (0, 1)
     assert gather_ragged(rows) is rows
+    assert gather_with_gradient(rows) is rows
 
 
 def test_rows_are_sorted_by_index_and_repeated_ones_dropped():

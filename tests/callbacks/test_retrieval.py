@@ -123,7 +123,7 @@ def test_lost_row_is_an_error():
 def test_limited_batches_are_partial_and_say_so(caplog):
     _, _, split = problem()
     partial = run(np.concatenate([split.query[:4], split.database[:20]]), limit=2)
-    assert "figures are partial" in caplog.text
+    assert "the result is partial" in caplog.text
     assert len(partial.codes.query_codes) == 4
     assert run(split.query, limit=1).result is None  # no database at all
 
@@ -167,3 +167,25 @@ def test_sanity_check_is_not_evaluated():
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="cutoffs"):
         RetrievalEvaluation(cutoffs=[0])
+
+
+def test_prediction_gathers_codes_and_ranks_nothing():
+    labels, codes, split = problem()
+    module = SimpleNamespace(bits=BITS)
+    data = SimpleNamespace(split=split, class_names=tuple("abcde"))
+    trainer = SimpleNamespace(datamodule=data, limit_predict_batches=1.0, fast_dev_run=0)
+    callback = RetrievalEvaluation()
+    callback.on_predict_epoch_start(trainer, module)
+    rows = everything()
+    for batch in np.array_split(np.concatenate([rows[::-1], rows[:5]]), 4):  # another order, and a sampler's padding
+        index = torch.from_numpy(batch)
+        outputs = {"index": index, "label": torch.from_numpy(labels[batch]), "code": torch.from_numpy(codes[batch])}
+        callback.on_predict_batch_end(trainer, module, outputs, None, 0)
+    callback.on_predict_epoch_end(trainer, module)
+    tested = run(rows).codes
+    assert callback.result is None
+    for name in ("query_codes", "database_codes", "query_labels", "database_labels", "query_index", "database_index"):
+        np.testing.assert_array_equal(getattr(callback.codes, name), getattr(tested, name))
+    callback.on_predict_epoch_start(trainer, module)
+    with pytest.raises(RuntimeError, match="60 of 60 rows have no code"):
+        callback.on_predict_epoch_end(trainer, module)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from razh.layers.hash import HashHead, binarize, itq
+from razh.layers.hash import HashHead, bi_half, binarize, itq, straight_through_sign
 
 D = 16
 
@@ -125,3 +125,31 @@ def test_head_starts_from_the_features(features, rotate):
     head.initialise(features, rotate=rotate)
     torch.testing.assert_close(head(features), outputs(features, 9, rotate=rotate))
     assert all(parameter.requires_grad for parameter in head.parameters())
+
+
+def test_straight_through_sign_is_exact_and_passes_the_gradient():
+    logits = torch.tensor([[0.3, -1e-8, 0.0, -7.7]], requires_grad=True)
+    code = straight_through_sign(logits)
+    assert code.tolist() == [[1.0, -1.0, 1.0, -1.0]]  # as `binarize`: 0 is a set bit
+    weight = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    (code * weight).sum().backward()
+    assert torch.equal(logits.grad, weight)
+
+
+def test_straight_through_sign_can_stop_the_gradient_of_large_logits():
+    logits = torch.tensor([[0.3, -7.7]], requires_grad=True)
+    straight_through_sign(logits, clip=3.0).sum().backward()
+    assert logits.grad.tolist() == [[1.0, 0.0]]
+
+
+def test_bi_half_halves_every_bit_by_the_size_of_logits():
+    logits = torch.tensor([[0.1, -5.0], [0.2, -1.0], [0.3, -3.0], [0.4, -2.0]], requires_grad=True)
+    code = bi_half(logits)
+    assert code.tolist() == [[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]
+    (3 * code).sum().backward()
+    assert (logits.grad == 3).all()
+
+
+@pytest.mark.parametrize("count", [1, 5, 8])
+def test_bi_half_balances_ties_and_odd_batches(count):
+    assert ((bi_half(torch.zeros(count, 3)) == 1).sum(dim=0) == count // 2).all()

@@ -111,3 +111,151 @@ def test_similarity_does_not_train_the_features():
     hashing.similarity_loss(logits, features).backward()
     assert logits.grad.abs().sum() > 0
     assert features.grad is None
+
+
+# ---------------------------------------------------------------- terms of the published methods
+
+
+PAIR = torch.tensor([[1.0, 1.0], [2.0, 0.0], [0.0, -2.0]])  # inner products 2, −2, 0; squared distances 2, 10, 8
+LABELS = torch.tensor([5, 5, 9])
+
+
+def softplus(x):
+    return math.log(1 + math.exp(x))
+
+
+def test_pairwise_likelihood_takes_a_scale():
+    scaled = hashing.pairwise_likelihood_loss(PAIR, LABELS, scale=0.1)
+    assert scaled.item() == pytest.approx((softplus(0.2) - 0.2 + (softplus(-0.2) + softplus(0)) / 2) / 2, abs=1e-6)
+    torch.testing.assert_close(hashing.pairwise_likelihood_loss(PAIR / 5**0.5, LABELS), scaled)
+
+
+def test_pairwise_contrast_by_hand():
+    loss = hashing.pairwise_contrast_loss(PAIR, LABELS, margin=9.0)
+    assert loss.item() == pytest.approx((2 / 2 + 0 + (9 - 8) / 2) / 3, abs=1e-6)
+    assert hashing.pairwise_contrast_loss(PAIR, torch.tensor([0, 1, 2]), margin=1.0) == 0
+    assert hashing.pairwise_contrast_loss(PAIR[:1], LABELS[:1], margin=1.0) == 0
+
+
+def test_pairwise_contrast_has_a_gradient_where_images_coincide():
+    logits = torch.ones(3, 4, requires_grad=True)
+    hashing.pairwise_contrast_loss(logits, torch.tensor([0, 0, 1]), margin=8.0).backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_squared_distances_equal_cdist():
+    logits = torch.randn(7, 5)
+    torch.testing.assert_close(
+        hashing.squared_distances(logits), torch.cdist(logits, logits) ** 2, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_triplet_likelihood_by_hand():
+    # anchor 0: Θ to 1 is 1, to 2 is −1; anchor 1: Θ to 0 is 1, to 2 is 0; image 2 is no anchor
+    loss = hashing.triplet_likelihood_loss(PAIR, LABELS, margin=0.5)
+    assert loss.item() == pytest.approx((softplus(0.5 - 2) + softplus(0.5 - 1)) / 2, abs=1e-6)
+
+
+def test_triplet_likelihood_equals_a_loop():
+    logits, labels = torch.randn(9, 4), torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 3])
+    theta = logits @ logits.T / 2
+    anchors = []
+    for a in range(9):
+        terms = [
+            softplus(float(1.5 + theta[a, n] - theta[a, p]))
+            for p in range(9)
+            for n in range(9)
+            if p != a and labels[p] == labels[a] and labels[n] != labels[a]
+        ]
+        if terms:
+            anchors.append(sum(terms) / len(terms))
+    expected = sum(anchors) / len(anchors)
+    assert hashing.triplet_likelihood_loss(logits, labels, 1.5).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_supervised_contrast_by_hand():
+    logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 5.0]])  # cosines: 0, 0, 1
+    labels = torch.tensor([1, 1, 2])
+    expected = (math.log(2) + math.log((1 + math.exp(2)) / 1)) / 2
+    assert hashing.supervised_contrastive_loss(logits, labels, 0.5).item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda h, y: hashing.supervised_contrastive_loss(h, y, 0.1),
+        lambda h, y: hashing.triplet_likelihood_loss(h, y, 1.0),
+        lambda h, y: hashing.pairwise_contrast_loss(h, y, 4.0),
+        hashing.positive_pair_loss,
+        lambda h, y: hashing.irrelevant_pair_loss(h, y, 0.0),
+    ],
+)
+@pytest.mark.parametrize("labels", [[0, 1, 2], [1, 1, 1]])
+def test_batches_without_a_kind_of_pair_are_finite(loss, labels):
+    logits = torch.randn(3, 6, requires_grad=True)
+    value = loss(logits, torch.tensor(labels))
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_central_similarity_is_binary_cross_entropy():
+    logits, centres = torch.randn(4, 6), torch.where(torch.randn(4, 6) > 0, 1.0, -1.0)
+    expected = F.binary_cross_entropy((logits.tanh() + 1) / 2, (centres + 1) / 2)
+    torch.testing.assert_close(hashing.central_similarity_loss(logits, centres), expected)
+    assert hashing.central_similarity_loss(-40 * centres, centres).item() == pytest.approx(80)  # no overflow, no clamp
+
+
+def test_polarization_by_hand():
+    logits, centres = torch.tensor([[0.5, -2.0], [3.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    assert hashing.polarization_loss(logits, centres, 1.0).item() == pytest.approx(((0.5 + 3) + (0 + 1)) / 2)
+
+
+def test_cosine_margin_by_hand():
+    logits, centres = torch.tensor([[2.0, 0.0]]), torch.tensor([[5.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    scores = [10 * (1 - 0.2), 0.0, -10.0]
+    expected = math.log(sum(math.exp(s) for s in scores)) - scores[0]
+    loss = hashing.cosine_margin_loss(logits, centres, torch.tensor([0]), 10.0, 0.2)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_centre_likelihood_by_hand():
+    logits, centres = torch.tensor([[3.0, 3.0]]), torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    share = 1 / (1 + math.exp(-(2**0.5)))  # cosines 1 and 0
+    loss = hashing.centre_likelihood_loss(logits, centres, torch.tensor([0]))
+    assert loss.item() == pytest.approx(-(math.log(share) + math.log(share)) / 2, abs=1e-5)
+    sure = hashing.centre_likelihood_loss(
+        100 * torch.ones(1, 400), torch.stack([torch.ones(400), -torch.ones(400)]), torch.tensor([1])
+    )
+    assert sure.isfinite()
+
+
+def test_positive_pairs_by_hand():
+    loss = hashing.positive_pair_loss(torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), torch.tensor([0, 0, 1]))
+    assert loss.item() == pytest.approx(softplus(0.5), abs=1e-6)
+
+
+def test_proxy_margin_by_hand():
+    logits = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+    proxies = torch.tensor([[2.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
+    half = 0.5**0.5
+    others = [half - 0.1, 0.0, 0.0, 0.0]  # image 0: proxies 1 and 2; image 1: proxies 0 and 2
+    loss = hashing.proxy_margin_loss(logits, proxies, torch.tensor([0, 1]), 0.1)
+    assert loss.item() == pytest.approx(1 - (1 + half) / 2 + sum(others) / 4, abs=1e-6)
+    assert hashing.proxy_margin_loss(logits[:1], proxies[:1], torch.tensor([0]), 0.1).item() == pytest.approx(0)
+
+
+def test_irrelevant_pairs_by_hand():
+    logits = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    loss = hashing.irrelevant_pair_loss(logits, torch.tensor([0, 1, 0]), 0.2)
+    assert loss.item() == pytest.approx(0.5**0.5 - 0.2, abs=1e-6)  # both pairs of classes are 45° apart
+
+
+def test_centre_distances_of_codes_are_shares_of_bits():
+    centres = 3 * torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, -1], [-1, -1, -1, -1]])
+    torch.testing.assert_close(hashing.centre_distances(centres), torch.tensor([0.25, 1.0, 0.75]))
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1, 1.5 / 3), (2, 1.25 / 3), (3, 1.125 / 3)])
+def test_magnitude_by_hand(power, expected):
+    assert hashing.magnitude_loss(torch.tensor([[-1.0, 0.5, -2.0]]), power).item() == pytest.approx(expected)

@@ -132,7 +132,7 @@ def test_query_blocks_do_not_matter(monkeypatch):
     assert evaluate(codes, row_order=True).metrics == whole.metrics
 
 
-@pytest.mark.parametrize("route", ["numpy", "faiss", "torch"])
+@pytest.mark.parametrize("route", ["numpy", "numba", "faiss", "torch"])
 def test_routes_give_the_same_figures_to_the_last_digit(route):
     codes = make(bits=65)
     assert evaluate(codes, route=route).metrics == evaluate(codes).metrics
@@ -223,6 +223,10 @@ def test_the_result_is_plain_json():
     assert set(content["tasks"]["unseen"]["class_map"]) == {"d", "e"}
     assert len(content["tasks"]["unseen"]["query_ap"]) == 17
     assert len(content["tasks"]["unseen"]["radius_curve"]["recall"]) == 11
+    distances = content["tasks"]["unseen"]["distances"]
+    assert len(distances["same_class"]) == len(distances["other_class"]) == 11
+    pairs = sum(distances["same_class"]) + sum(distances["other_class"])
+    assert pairs == len(codes.query_codes) * len(codes.database_codes)
 
 
 def test_what_cannot_be_evaluated_is_refused():

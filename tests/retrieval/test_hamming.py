@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from razh.retrieval import counting, hamming, kernels
 from razh.retrieval.hamming import choose_route, distances, grades, histogram, rank
+from razh.retrieval.kernels import import_compiled
 from razh.retrieval.packing import pack
 
 LENGTHS = (1, 7, 8, 12, 64, 65, 1024)
-ROUTES = ("numpy", "faiss", "torch")
+ROUTES = ("numpy", "numba", "faiss", "torch")
 
 
 def random_codes(rng, rows, bits):
@@ -99,25 +100,26 @@ def test_one_hot_labels_give_the_histogram_of_class_ids():
     np.testing.assert_array_equal(grades(eye[left], eye[right]), grades(left, right))
 
 
+@pytest.mark.parametrize("bits", [20, 300])
 @pytest.mark.parametrize("classes", [2, 700])
-def test_long_and_short_class_slices_and_many_database_parts(classes, monkeypatch):
+def test_long_and_short_class_slices_and_many_database_parts(classes, bits, monkeypatch):
     """Large databases: counted by slices, by runs, in parts; against a plain NumPy histogram."""
     rng = np.random.default_rng(0)
-    query, database = random_codes(rng, 31, 20), random_codes(rng, 9000, 20)
+    query, database = random_codes(rng, 31, bits), random_codes(rng, 9000, bits)
     left, right = rng.integers(0, classes, 31), rng.integers(0, classes, 9000)
-    near = distances(query, database, 20, route="torch")
-    expected = np.zeros((31, 21, 2), dtype=np.int64)
+    near = distances(query, database, bits, route="torch")
+    expected = np.zeros((31, bits + 1, 2), dtype=np.int64)
     for row in range(31):
-        expected[row, :, 1] = np.bincount(near[row][right == left[row]], minlength=21)
-        expected[row, :, 0] = np.bincount(near[row][right != left[row]], minlength=21)
+        expected[row, :, 1] = np.bincount(near[row][right == left[row]], minlength=bits + 1)
+        expected[row, :, 0] = np.bincount(near[row][right != left[row]], minlength=bits + 1)
     monkeypatch.setattr(kernels, "DATABASE_CHUNK", 4000)
     monkeypatch.setattr(counting, "SLICE_PAIRS", 100)
     for route in ROUTES:
-        np.testing.assert_array_equal(histogram(query, database, left, right, 20, route=route), expected)
+        np.testing.assert_array_equal(histogram(query, database, left, right, bits, route=route), expected)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        np.testing.assert_array_equal(histogram(query, database, left, right, 20, route="numpy"), expected)
+        np.testing.assert_array_equal(histogram(query, database, left, right, bits, route="numpy"), expected)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -196,11 +198,18 @@ def test_ties_at_the_end_of_a_gpu_list_are_settled_by_row():
     np.testing.assert_array_equal(rows, expected_rows)
 
 
-def test_auto_takes_the_gpu_then_faiss_then_numpy(monkeypatch):
+def test_auto_takes_the_gpu_then_numba_for_much_then_faiss_then_numpy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_route() == "torch"
+    assert choose_route(pairs=10**12) == "torch"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delitem(sys.modules, kernels.COMPILED, raising=False)
+    assert choose_route(pairs=35_000_000) == "faiss"  # starting numba would take longer
+    assert kernels.COMPILED not in sys.modules
+    assert choose_route(pairs=kernels.COMPILED_PAIRS) == "numba"
+    assert choose_route(pairs=35_000_000) == "numba"  # it is loaded now
     assert choose_route() == "faiss"
+    monkeypatch.setattr(kernels, "import_compiled", lambda: (_ for _ in ()).throw(ImportError("numba")))
+    assert choose_route(pairs=10**12) == "faiss"
     monkeypatch.setitem(sys.modules, "faiss", None)
     real = builtins.__import__
 
@@ -216,6 +225,63 @@ def test_auto_takes_the_gpu_then_faiss_then_numpy(monkeypatch):
     assert rank(codes, codes, 12, 3)[1][:, 0].tolist() == rank(codes, codes, 12, 3, route="numpy")[1][:, 0].tolist()
     with pytest.raises(ModuleNotFoundError, match=r"razh\[faiss-cpu\]"):
         choose_route("faiss")
+
+
+def test_without_numba_its_route_is_refused_by_name_and_auto_does_without(monkeypatch):
+    monkeypatch.delitem(sys.modules, kernels.COMPILED, raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    codes = np.zeros((2, 1), np.uint8)
+    with pytest.raises(ModuleNotFoundError, match=r"numba is not installed; run `pip install razh\[fast\]`"):
+        histogram(codes, codes, np.zeros(2, int), np.zeros(2, int), 8, route="numba")
+    with pytest.raises(ModuleNotFoundError, match=r"razh\[fast\]"):
+        distances(codes, codes, 8, route="numba")
+    assert choose_route(pairs=10**12) == "faiss"
+
+
+def test_a_numba_that_does_not_fit_is_named_in_one_line(monkeypatch):
+    def fail(name):
+        raise ImportError("Numba needs NumPy 2.0 or less")
+
+    monkeypatch.setattr(kernels.importlib, "import_module", fail)
+    with pytest.raises(ImportError, match=r"Numba needs NumPy 2.0 or less.*razh\[fast\]"):
+        choose_route("numba")
+    assert choose_route(pairs=10**12) in ("faiss", "torch")
+
+
+def test_numba_compiles_without_a_folder_for_machine_code(monkeypatch):
+    """An installation that nobody can write to, and a home without a cache: compiled in memory, the same counts."""
+    numba = pytest.importorskip("numba")
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    compiled = import_compiled()
+    double = compiled._compiled(lambda value: value * 2)
+    assert double(21) == 42
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(cache=True)(lambda value: value)
+
+
+@pytest.mark.parametrize("bits", [64, 65, 1024])
+def test_numba_counts_across_tiles_chunks_and_blocks_of_queries(bits, monkeypatch):
+    """More items than a tile, more queries than a block, runs that cross the seams, two threads."""
+    compiled = import_compiled()
+    monkeypatch.setattr(compiled, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(compiled, "TILE_WORDS", 1)  # one chunk a tile
+    rng = np.random.default_rng(bits)
+    query, database = random_codes(rng, 20, bits), random_codes(rng, 2 * 1024 + 13, bits)
+    labels = rng.integers(0, 3, 20), rng.integers(0, 3, len(database))
+    hot = (rng.random((20, 70)) < 0.1).astype(np.uint8), (rng.random((len(database), 70)) < 0.1).astype(np.uint8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for left, right in (labels, hot):
+            for graded in (False, True):
+                made, expected = (
+                    histogram(query, database, left, right, bits, graded=graded, route=route)
+                    for route in ("numba", "numpy")
+                )
+                np.testing.assert_array_equal(made, expected)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_faiss_gpu_index_is_used_where_there_is_one(monkeypatch):

@@ -163,6 +163,7 @@ def test_constant_bits_are_noticed(tmp_path):
     [
         (LABELS[:3], LABELS[4:], "there are 4 codes"),
         (np.array([0.5, 1, 2, 0]), LABELS[4:], "not whole"),
+        (np.array([np.nan, 1, 2, 0]), LABELS[4:], "hold 1 NaN; leave out the rows without a label"),
         (np.eye(3)[LABELS[:4]], LABELS[4:], "use one kind"),
         (np.eye(4)[LABELS[:4]], np.eye(3)[LABELS[4:]], "multi-hot labels are 0/1"),
     ],

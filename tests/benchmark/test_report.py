@@ -1,0 +1,115 @@
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from razh.benchmark.report import begin, end, replace_block
+from razh.benchmark.summary import Summary
+from razh.cli import main
+from razh.commands.benchmark import run
+from tests.benchmark import fake
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, results):
+    """A benchmark of three methods, of which `razh` is the best and `random` the worst."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    arguments = ["smoke", "--methods=random,ce,razh", "--bits=16,32", "--jobs=2", f"--out={out}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(fake.ROOT)
+        patch.setenv("FAKE_RESULTS", str(results))
+        assert run(arguments, "benchmark", "smoke", program=fake.PROGRAM) == 0
+    return out
+
+
+@pytest.fixture
+def out(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "out"))
+
+
+def test_tables_have_the_figures_of_the_cells(out):
+    text = (out / "tables.md").read_text()
+    summary = Summary.of(out)
+    values = [r["test/unseen/map"] for r in summary.rows if (r["label"], r["bits"]) == ("random", 16)]
+    mean, deviation = np.mean(values), np.std(values, ddof=1)
+    assert f"| random | {mean:.3f} ± {deviation:.3f} |".replace("0.", ".") in text
+    assert re.search(r"\| razh \| \*\*\S+ ± \S+\*\* \| \*\*\S+ ± \S+\*\*( †)? \| 1\.\d \|", text)
+    assert "random ranking" in text
+    assert "| method | cells | fit, s a cell |" in text
+    assert summary.alike(("ps", 16)) == set() or "random" not in summary.alike(("ps", 16))
+    assert "What is missing" not in text
+    assert "](curves/smoke_synthetic_ps.png)" in text
+
+
+def test_a_document_is_generated_with_notes_whose_figures_are_filled_in(out, tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "results.notes.md").write_text("## Learnt\n\nrazh has {{smoke|razh|ps|16|test/unseen/map}}, as hoped.\n")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{begin}\nstale words\n{end}\nafter\n")
+    assert main(["report", str(out), f"--write={docs / 'results.md'}", f"--readme={readme}"]) == 0
+    text = (docs / "results.md").read_text()
+    entry = Summary.of(out).columns["ps", 16].entries["razh"]
+    assert re.search(rf"razh has {entry.mean:.3f} ± ".replace("0.", r"\."), text)
+    assert "{{" not in text
+    assert text.index("## Learnt") < text.index("## Smoke test: synthetic, tiny")
+    picture = docs / "figures" / "smoke_synthetic_ps.png"
+    assert "](figures/smoke_synthetic_ps.png)" in text
+    with Image.open(picture) as image:
+        assert min(image.size) > 300
+    shown = readme.read_text()
+    assert shown.startswith(f"before\n{begin}\n")
+    assert shown.endswith(f"{end}\nafter\n")
+    assert "stale words" not in shown
+    assert "[docs/results.md](docs/results.md)" in shown
+    rows = [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("| ")][2:]
+    assert rows[-1] == "random"  # best first
+    before = shown
+    assert main(["report", str(out), f"--write={docs / 'results.md'}", f"--readme={readme}"]) == 0
+    assert readme.read_text() == before
+
+
+def test_what_a_report_cannot_do_is_one_line(out, tmp_path, capsys):
+    notes = tmp_path / "notes.md"
+    for words, arguments in (
+        ("no plan.json in", [str(tmp_path / "none")]),
+        ("lacks a place for the table", [str(out), f"--write={tmp_path / 'r.md'}", f"--readme={notes}"]),
+        ("names nothing that was measured", [str(out), f"--write={tmp_path / 'r.md'}", f"--notes={notes}"]),
+        ("readme needs write", [str(out), f"--readme={notes}"]),
+        ("nothing.md", [str(out), f"--write={tmp_path / 'r.md'}", "--notes=nothing.md"]),
+    ):
+        notes.write_text("{{smoke|razh|ps|99|test/unseen/map}}")
+        assert main(["report", *arguments]) == 1
+        error = capsys.readouterr().err.strip().splitlines()
+        assert words in error[-1]
+        assert error[-1].startswith("error: ")
+
+
+def test_markers_must_be_there_once(tmp_path):
+    for text in (f"{begin}", f"{end}\n{begin}", f"{begin}{begin}{end}"):
+        (tmp_path / "a.md").write_text(text)
+        with pytest.raises(ValueError, match="lacks a place"):
+            replace_block(tmp_path / "a.md", "x")
+        assert (tmp_path / "a.md").read_text() == text
+
+
+def test_an_ablation_shows_differences_to_the_reference(benchmark, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "reference: razh\nmethods: [razh, ce, {name: 'worse | kind', method: random, options: {model.lr: 1}}]\n"
+        "bits: [24]\nseeds: [0, 1]\n"
+    )
+    assert benchmark("--jobs=2", command="ablate", name=str(file)) == 0
+    summary = Summary.of(tmp_path / "out")
+    text = (tmp_path / "out" / "tables.md").read_text()
+    one = summary.differences["ps", 24]["worse | kind"]
+    means = {label: entry.mean for label, entry in summary.columns["ps", 24].entries.items()}
+    assert one.difference == pytest.approx(means["worse | kind"] - means["razh"])
+    assert one.p_value < 0.05
+    line = next(line for line in text.splitlines() if line.startswith(r"| worse \| kind"))
+    assert f"**−{abs(one.difference):.3f}**".replace("0.", ".") in line
+    assert "razh ablate mine" in text
+    assert Summary.of(tmp_path / "out", "class").differences["ps", 24]["ce"].p_value >= 0.2  # three classes

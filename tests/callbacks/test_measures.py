@@ -1,0 +1,314 @@
+"""Parts and attributes are measured label-free, on one rank, and whatever goes wrong leaves the results."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from datamodules.cub import CUBDataModule
+from datamodules.synthetic import SyntheticDataModule
+from razh.backbones.timm import TimmBackbone
+from razh.callbacks.measures import PartMeasures
+from razh.callbacks.run import PARTS, shown
+from razh.cli import main
+from razh.measures.collect import can_be_measured, measure_parts_and_attributes
+from razh.methods.ce import CE
+from razh.methods.razh import RAZH
+from tests.fake import write_cub
+
+SIDE = 32
+MAX_GAP = 1e-6
+
+
+@pytest.fixture(scope="module")
+def data():
+    return SyntheticDataModule(seen_classes=5, unseen_classes=3, images_per_class=8, image_size=SIDE)
+
+
+def build(data, method=RAZH, **arguments):
+    torch.manual_seed(0)
+    facts = {name: getattr(data, name) for name in ("class_attributes", "attribute_vectors", "train_classes")}
+    if method is RAZH:  # untrained, with the usual number of background centres, everything would be background
+        arguments = {"background_centres": 1, "part_temperature": 0.02} | arguments
+    return method(backbone=TimmBackbone("test_vit", image_size=data.image_size), bits=16, **facts, **arguments)
+
+
+class Oracle(nn.Module):
+    """A method whose patches are pixels, and whose parts and attributes are the true ones of the synthetic data.
+
+    `wrong` leaves that share of the patches' parts to chance.
+    """
+
+    def __init__(self, data, wrong=0.0):
+        super().__init__()
+        self.data, self.wrong = data, wrong
+        self.backbone = SimpleNamespace(grid=(SIDE, SIDE), prefix=0)
+        self.device = torch.device("cpu")
+        self.attribute_vectors = torch.eye(len(data.attribute_names))
+        self.own = data.class_attributes > 0
+        self.matcher = OracleMatcher(torch.from_numpy(data.part_attributes))
+        self.masks = {bytes(data.load_image(i).numpy()): i for i in range(len(data.labels))}
+
+    def patches(self, batch):
+        """Return part ids as one-hot patches; the mirrored image has the mirrored parts."""
+        rows = []
+        for image in batch["image"]:
+            for view in (image, image.flip(-1)):
+                index = self.masks.get(bytes(view.contiguous().numpy()))
+                if index is not None:
+                    mask = torch.from_numpy(self.data.part_masks(index).astype(np.int64))
+                    mask = mask if view is image else mask.flip(-1)
+                    break
+            label = self.data.labels[index]
+            mask = torch.where(torch.rand(mask.shape) < self.wrong, torch.randint(0, 7, mask.shape), mask)
+            weights = torch.nn.functional.one_hot((mask - 1) % 7, 7).float().flatten(0, 1)
+            rows.append(torch.cat([weights, torch.full((len(weights), 1), float(label))], dim=1))
+        return torch.stack(rows)
+
+    def clustering(self, patches):
+        # The class rides along so that the matcher can be an oracle, too.
+        label = patches[:, 0, -1].long()
+        return label[:, None, None].expand(-1, 6, 1), patches[..., :-1]
+
+
+class OracleMatcher(nn.Module):
+    """Knows the attributes (C, 6, 3) of every part."""
+
+    def __init__(self, attributes):
+        super().__init__()
+        self.attributes = attributes
+
+    def similarity(self, vectors, attribute_vectors):
+        rows = self.attributes[vectors[..., 0], torch.arange(6)]  # (B, 6, 3)
+        return torch.zeros(*rows.shape[:2], len(attribute_vectors)).scatter(2, rows, 1.0)
+
+    def forward(self, vectors, attribute_vectors, own):
+        return SimpleNamespace(choice=self.similarity(vectors, attribute_vectors))
+
+
+def test_an_oracle_is_perfect(data):
+    """Its patches are pixels: coarser ones cannot be, see test_parts.py."""
+    metrics = measure_parts_and_attributes(Oracle(data), data)
+    for place in ("", "seen/"):
+        for name in ("nmi", "nmi_foreground", "ari", "ari_foreground", "iou", "foreground_iou"):
+            assert metrics[f"parts/{place}{name}"] == pytest.approx(1)
+        assert metrics[f"parts/{place}background_share"] == 0
+        for name in ("part_accuracy", "exact_accuracy"):
+            assert metrics[f"attributes/{place}{name}"] == 1
+            assert metrics[f"attributes/{place}{name}_shuffled"] < 1
+    assert metrics["parts/flip_consistency"] == metrics["parts/flip_consistency_foreground"] == 1
+    assert metrics["attributes/auc"] > 0.9  # parts may be hidden
+    assert metrics["attributes/exact_accuracy_chance"] == pytest.approx(3 / len(data.attribute_names))
+    assert metrics["attributes/seen/matched_exact_accuracy"] == 1
+    assert metrics["attributes/seen/matched_exact_accuracy_chance"] == pytest.approx(3 / 18)
+
+
+def test_figures_fall_with_the_parts(data):
+    whole, some, none = (measure_parts_and_attributes(Oracle(data, wrong), data) for wrong in (0.0, 0.1, 1.0))
+    for name in ("parts/nmi", "parts/ari", "parts/iou", "parts/flip_consistency_foreground"):
+        assert whole[name] > some[name] + 0.1
+        assert some[name] > none[name] + 0.1
+    assert none["parts/nmi"] < 0.02
+    assert abs(none["parts/ari"]) < 0.02
+
+
+class Spy:
+    """The data with other labels in the batches; what is found must not depend on them."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+    def evaluation_dataloader(self, rows):
+        for batch in self.data.evaluation_dataloader(rows):
+            shifted = (batch["label"] + 1) % len(self.data.class_names)
+            yield batch | {"label": Label.of(batch["label"], shifted)}
+
+
+class Label(torch.Tensor):
+    """A label that is the true one for NumPy, and another one for a network."""
+
+    @staticmethod
+    def of(true, other):
+        label = other.as_subclass(Label)
+        label.true = true
+        return label
+
+    def numpy(self):
+        return self.true.numpy()
+
+    def to(self, *arguments, **options):
+        return self.as_subclass(torch.Tensor).to(*arguments, **options)
+
+
+def test_labels_do_not_reach_the_method(data):
+    method = build(data)
+    metrics, spied = (measure_parts_and_attributes(method, source) for source in (data, Spy(data)))
+    matched = {name for name in metrics if "matched" in name}
+    assert matched
+    assert {k: v for k, v in metrics.items() if k not in matched} == {
+        k: v for k, v in spied.items() if k not in matched
+    }
+    assert any(metrics[name] != spied[name] for name in matched)  # so the spy does change labels
+
+
+def test_cached_patches_give_the_same_figures(data):
+    method = build(data).eval()
+    live = measure_parts_and_attributes(method, data, flip_images=5)
+    with torch.no_grad():
+        images = torch.stack([data.evaluation_image(i) for i in range(len(data.labels))])
+        patches = method.patches({"image": images}).numpy()
+    data.attach({"patches": patches[None]})
+    try:
+        cached = measure_parts_and_attributes(method, data, flip_images=5)
+    finally:
+        data.attach({})
+    assert live.keys() == cached.keys()
+    assert max(abs(live[name] - cached[name]) for name in live) < MAX_GAP
+
+
+def test_nothing_is_left_changed(data):
+    method = build(data, attribute_choice="random").train()
+    state = torch.random.get_rng_state()
+    first = measure_parts_and_attributes(method, data)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert method.training
+    assert measure_parts_and_attributes(method, data) == first
+
+
+def test_a_single_true_part_says_nothing(tmp_path):
+    """NMI and ARI of one cluster with one cluster are 1 by convention: such figures are left out."""
+    write_cub(tmp_path)  # one of its two parts is never visible
+    cub = CUBDataModule(str(tmp_path), image_size=SIDE, num_workers=0)
+    metrics = measure_parts_and_attributes(build(cub), cub)
+    assert "parts/places" in metrics
+    assert not any("nmi" in name or "ari" in name for name in metrics)
+
+
+def test_fewer_images(data):
+    method = build(data)
+    full, few = (measure_parts_and_attributes(method, data, images=n) for n in (2000, 6))
+    assert few["parts/places"] < full["parts/places"]
+    assert few.keys() == full.keys()
+
+
+def test_keypoints_of_cub(tmp_path):
+    write_cub(tmp_path)
+    cub = CUBDataModule(str(tmp_path), image_size=SIDE, num_workers=0)
+    metrics = measure_parts_and_attributes(build(cub), cub)
+    # One visible part in each image; on the 40 × 32 images it lies in the cut if 4 ≤ x < 36.
+    assert metrics["parts/places"] == sum(4 <= i + 1.5 < 36 for i in cub.split.query)
+    assert 0 <= metrics["parts/background_share"] <= 1
+    assert "parts/iou" not in metrics
+    assert "attributes/exact_accuracy" not in metrics
+
+
+def test_a_method_without_parts_but_with_attributes(data):
+    method = build(data, **dict.fromkeys(PART_TERMS, 0.0))
+    metrics = measure_parts_and_attributes(method, data)
+    assert "attributes/auc_hash" in metrics
+    assert "attributes/auc_feature" in metrics
+    assert not any(name.startswith("parts/") for name in metrics)
+
+
+def test_a_layer_named_semantic_is_no_head(data):
+    method = build(data, CE)
+    method.semantic = nn.Linear(16, len(data.attribute_names))
+    assert not can_be_measured(method)
+
+
+PART_TERMS = [
+    f"{term}_weight"
+    for term in ("mix", "mix_hash", "reconstruction", "alignment", "orthogonality", "presence", "background")
+] + ["entropy_weight", "smoothness_weight"]
+
+
+# -------------------------------------------------------------------------------------------------------- the callback
+
+
+class Trainer(SimpleNamespace):
+    def __init__(self, data, rank=0, **changes):
+        self.waited = []
+        super().__init__(
+            datamodule=data,
+            is_global_zero=rank == 0,
+            fast_dev_run=0,
+            limit_test_batches=1.0,
+            global_step=7,
+            loggers=[],
+            strategy=SimpleNamespace(barrier=self.waited.append),
+        )
+        self.__dict__.update(changes)
+
+
+def test_the_first_rank_measures_and_all_wait(data):
+    method, logged = build(data), []
+    logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((metrics, step)))
+    trainers = [Trainer(data, rank, loggers=[logger] if rank == 0 else []) for rank in (0, 1)]
+    callbacks = [PartMeasures(flip_images=2) for _ in trainers]
+    for callback, trainer in zip(callbacks, trainers, strict=True):
+        callback.on_test_epoch_end(trainer, method)
+    assert callbacks[0].metrics == measure_parts_and_attributes(method, data, flip_images=2)
+    assert callbacks[1].metrics == {}
+    assert logged == [(callbacks[0].metrics, 7)]
+    assert [len(trainer.waited) for trainer in trainers] == [1, 1]
+
+
+@pytest.mark.parametrize("change", ["disabled", "limited", "fast_dev_run", "no parts"])
+def test_nothing_is_measured(data, change):
+    trainer = Trainer(data)
+    trainer.limit_test_batches = 2 if change == "limited" else 1.0
+    trainer.fast_dev_run = change == "fast_dev_run"
+    callback = PartMeasures(enabled=change != "disabled")
+    callback.metrics = {"of": 1.0}
+    method = build(data, CE) if change == "no parts" else build(data)
+    assert can_be_measured(method) == (change != "no parts")
+    callback.on_test_epoch_end(trainer, method)
+    assert callback.metrics == {}
+    assert trainer.waited == []
+
+
+def test_a_failure_leaves_the_results(data, caplog, monkeypatch):
+    def fail(*_):
+        raise ValueError("part_locs.txt is cut short\nsecond line")
+
+    monkeypatch.setattr(data, "part_masks", fail, raising=True)
+    trainer, callback = Trainer(data), PartMeasures()
+    monkeypatch.delenv("RAZH_DEBUG", raising=False)
+    with caplog.at_level(logging.WARNING):
+        callback.on_test_epoch_end(trainer, build(data))
+    assert callback.metrics == {}
+    assert len(trainer.waited) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "parts and attributes were not measured: ValueError: part_locs.txt is cut short"
+    ]
+    monkeypatch.setenv("RAZH_DEBUG", "1")
+    with pytest.raises(ValueError, match="cut short"):
+        callback.on_test_epoch_end(trainer, build(data))
+
+
+@pytest.mark.parametrize("arguments", [{"images": 0}, {"flip_images": 0}, {"own_threshold": 0.0}])
+def test_numbers_out_of_range_are_refused(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=rf"measures\.{name}="):
+        PartMeasures(**arguments)
+
+
+def test_what_the_table_shows_is_measured(data):
+    assert set(PARTS) <= measure_parts_and_attributes(build(data), data).keys()
+    assert all(shown(name) for name in PARTS)
+
+
+def test_a_run_writes_and_shows_them(tmp_path, capsys):
+    small = ["--data.images_per_class=8", "--data.seen_classes=6", "--data.unseen_classes=3", "--trainer.max_epochs=1"]
+    quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--figures.enabled=false"]
+    assert main(["train", *small, *quiet, "--bits=8", f"--run_dir={tmp_path / 'run'}"]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(PARTS) <= metrics.keys()
+    assert "parts/iou" in capsys.readouterr().out

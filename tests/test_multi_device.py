@@ -1,0 +1,314 @@
+"""Several processes on one machine (gloo): the same figures as one, a stop, a failure, and launchers."""
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from razh import devices
+from razh.cli import main
+from tests.failing import HOW
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "--data.images_per_class=12",
+    "--data.image_size=32",
+    "--trainer.max_epochs=2",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--figures.enabled=false",
+    "--measures.enabled=false",
+    "--backbone=test-vit",
+    "--bits=12",
+]
+# Everything of RAZH that does not draw random numbers or take the first images of a batch.
+BATCH_TERMS = [
+    "--method=razh",
+    "--model.mix_weight=0",
+    "--model.mix_hash_weight=0",
+    "--model.reconstruction_weight=0",
+    "--model.balance_weight=1",
+    "--model.pairwise_weight=1",
+]
+pytestmark = pytest.mark.ddp
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def work(rank, size, port, log, given, signals, fails):
+    """Be one rank of a job, as torchrun would start it."""
+    os.environ["RAZH_TEST_FAILS"] = fails
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "GROUP_RANK": "0"}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    with Path(f"{log}{rank}").open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if rank in signals:
+        from razh.method import HashingMethod
+
+        step, calls = HashingMethod.training_step, [0]
+
+        def told(self, *args):
+            calls[0] += 1
+            if calls[0] == signals[rank]:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self, *args)
+
+        HashingMethod.training_step = told
+    raise SystemExit(main([*given, f"--trainer.devices={size}", "--trainer.strategy=ddp"]))
+
+
+@pytest.fixture(scope="module")
+def context():
+    """Return a context that forks ranks from a process that has imported everything."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["tests.test_multi_device", "razh.lightning_cli", "datamodules.synthetic"])
+    return found
+
+
+@pytest.fixture
+def job(context, tmp_path):
+    """Return a function that runs a command on some ranks and returns their exit statuses."""
+
+    def start(size, *given, signals=None, fails=""):
+        port = free_port()
+        arguments = (port, str(tmp_path / "log"), list(given), signals or {}, fails)
+        ranks = [context.Process(target=work, args=(rank, size, *arguments)) for rank in range(size)]
+        for rank in ranks:
+            rank.start()
+        until = time.monotonic() + 120
+        for rank in ranks:
+            rank.join(max(until - time.monotonic(), 0))
+        hanging = [number for number, rank in enumerate(ranks) if rank.is_alive()]
+        for rank in ranks:
+            rank.kill()
+        assert not hanging, said(tmp_path)
+        return [rank.exitcode for rank in ranks]
+
+    return start
+
+
+def said(folder):
+    return "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("log*")))
+
+
+def history(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def state(folder):
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Return the folder of a run of one process, batches of 12 images."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert main(["train", *SMALL, "--method=ce", "--data.batch_size=12", f"--run_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_same_global_batches_give_the_same_training(job, alone, tmp_path):
+    """DDP sums in another order, so weights agree to rounding, and the rankings with them."""
+    size = 3
+    given = ["train", *SMALL, "--method=ce", f"--data.batch_size={12 // size}", f"--run_dir={tmp_path / 'run'}"]
+    assert job(size, *given) == [0] * size, said(tmp_path)
+    for one, many in zip(history(alone), history(tmp_path / "run"), strict=True):
+        assert many == pytest.approx(one, abs=1e-3)
+        assert many["train/loss"] == pytest.approx(one["train/loss"], abs=1e-5)
+    for name, values in state(alone).items():
+        assert torch.allclose(values.float(), state(tmp_path / "run")[name].float(), atol=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_same_weights_give_the_same_evaluation_bit_for_bit(job, alone, tmp_path, size):
+    checkpoint = f"--ckpt_path={alone / 'checkpoints/best.ckpt'}"
+    assert job(size, "test", *SMALL, "--method=ce", checkpoint, f"--run_dir={tmp_path / 'run'}") == [0] * size
+    one, many = (json.loads((f / "metrics.json").read_text()) for f in (alone, tmp_path / "run"))
+    same = [name for name in one if name.startswith(("test/", "codes/", "split/"))]
+    assert len(same) > 20
+    assert all(one[name] == many[name] for name in same)
+    assert many["environment/devices"] == size
+    first, second = (np.load(f / "codes.npz") for f in (alone, tmp_path / "run"))
+    assert all(np.array_equal(first[name], second[name]) for name in first.files)
+
+
+@pytest.mark.slow
+def test_terms_over_the_batch_are_those_of_the_whole_batch(job, tmp_path):
+    given = ["train", *SMALL, *BATCH_TERMS]
+    assert main([*given, "--data.batch_size=12", f"--run_dir={tmp_path / 'one'}"]) == 0
+    assert job(2, *given, "--data.batch_size=6", f"--run_dir={tmp_path / 'two'}") == [0, 0], said(tmp_path)
+    for one, two in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
+        for term in ("balance", "pairwise", "similarity", "presence", "loss"):
+            assert two[f"train/{term}"] == pytest.approx(one[f"train/{term}"], rel=1e-4, abs=1e-5), term
+    for name, values in state(tmp_path / "one").items():
+        assert torch.allclose(values.float(), state(tmp_path / "two")[name].float(), atol=2e-3), name
+
+
+@pytest.mark.slow
+def test_one_rank_is_told_to_stop_and_all_of_them_do_and_go_on(job, tmp_path):
+    """With random branches: each rank goes on with its own random numbers."""
+    given = ["train", *SMALL, "--method=razh", "--data.batch_size=8"]
+    assert job(2, *given, f"--run_dir={tmp_path / 'whole'}") == [0, 0], said(tmp_path)
+    stop = 128 + signal.SIGTERM
+    assert job(2, *given, f"--run_dir={tmp_path / 'run'}", signals={1: 9}) == [stop, stop], said(tmp_path)
+    assert not (tmp_path / "run/metrics.json").exists()
+    assert job(2, *given, f"--run_dir={tmp_path / 'run'}") == [0, 0], said(tmp_path)
+    whole, parted = state(tmp_path / "whole"), state(tmp_path / "run")
+    assert all(torch.equal(values, parted[name]) for name, values in whole.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_that_dies_takes_the_others_with_it(job, tmp_path, rank, how):
+    given = ["train", *SMALL, "--method=ce", "--model=tests.failing.FailsOnOneRank", "--data.batch_size=8"]
+    statuses = job(2, *given, f"--run_dir={tmp_path / 'run'}", fails=f"{rank} {how}")
+    assert statuses[1 - rank] == 1, said(tmp_path)
+    assert statuses[rank] == (1 if how == "raises" else -signal.SIGKILL)
+    assert "another process of this run has died" in (tmp_path / f"log{1 - rank}").read_text()
+    assert not (tmp_path / "run/metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_launcher_ends_with_the_error_of_a_rank(tmp_path):
+    """With Lightning's own launcher; the error of the rank that failed is there to be read."""
+    command = [sys.executable, "-m", "razh", "train", *SMALL, "--method=ce", "--model=tests.failing.FailsOnOneRank"]
+    command += ["--data.batch_size=8", "--trainer.devices=2", f"--run_dir={tmp_path / 'run'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAZH_TEST_FAILS": "1 raises"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "error on rank 1: image 17 is not to my taste" in errors
+    assert not (tmp_path / "run/metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_two_nodes_of_torchrun(alone, tmp_path):
+    """Two launchers on one machine, each with one process: what two nodes do."""
+    given = ["-m", "razh", "train", *SMALL, "--method=ce", "--data.batch_size=6", "--trainer.devices=1"]
+    given += ["--trainer.num_nodes=2", "--trainer.strategy=ddp", f"--run_dir={tmp_path / 'run'}"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    run += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(
+            [*run, f"--node_rank={node}", *given], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for node in (1, 0)
+    ]
+    try:
+        outputs = [node.communicate(timeout=200)[1] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["environment/nodes"] == 2
+    for one, many in zip(history(alone), history(tmp_path / "run"), strict=True):
+        assert many["train/loss"] == pytest.approx(one["train/loss"], abs=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def fake_machine(monkeypatch, gpus, bf16=True):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+
+
+class Options:
+    """The trainer options that are checked."""
+
+    num_nodes, sync_batchnorm = 1, False
+
+    def __init__(self, accelerator="auto", devices="auto", precision="32-true"):
+        self.accelerator, self.devices, self.precision = accelerator, devices, precision
+
+
+ALLOWED = [
+    (0, Options()),
+    (0, Options("cpu", 2)),
+    (0, Options("auto", 2)),
+    (1, Options("cpu", 4)),
+    (1, Options("gpu", 1, "bf16-mixed")),
+    (2, Options("gpu", "-1")),
+    (2, Options("auto", [0, 1])),
+    (4, Options("gpu", "1,3")),
+]
+REFUSED = [
+    (0, Options("gpu", 1), "no GPU.*--trainer.accelerator=cpu"),
+    (0, Options("cuda", "auto"), "no GPU"),
+    (1, Options("gpu", 2), r"trainer\.devices=2: this machine has 1 GPU; pass DEVICES=1"),
+    (1, Options("auto", 2), "--trainer.accelerator=cpu for 2 processes"),
+    (2, Options("gpu", "0,2"), "2 GPUs, numbered from 0"),
+    (2, Options("gpu", "two"), "not a number of devices"),
+    (0, Options("cpu", 1, "16-mixed"), "no half precision.*PRECISION=32-true"),
+]
+
+
+@pytest.mark.parametrize(("gpus", "options"), ALLOWED)
+def test_devices_that_are_there(monkeypatch, gpus, options):
+    fake_machine(monkeypatch, gpus)
+    devices.check(options)
+
+
+@pytest.mark.parametrize(("gpus", "options", "told"), REFUSED)
+def test_devices_that_are_not_there(monkeypatch, gpus, options, told):
+    fake_machine(monkeypatch, gpus)
+    with pytest.raises(ValueError, match=told) as caught:
+        devices.check(options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_bf16_where_the_processor_has_it(monkeypatch, precision):
+    fake_machine(monkeypatch, 0)
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: True)
+    devices.check(Options("cpu", 1, precision))
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: False)
+    with pytest.raises(ValueError, match="this CPU has no bf16"):
+        devices.check(Options("cpu", 1, precision))
+    fake_machine(monkeypatch, 1, bf16=False)
+    with pytest.raises(ValueError, match="this GPU has no bf16; pass PRECISION=16-mixed"):
+        devices.check(Options("gpu", 1, precision))
+
+
+def test_two_gpus_where_there_are_none_is_one_line(capsys):
+    if torch.cuda.device_count() > 1:
+        pytest.skip("this machine has two GPUs")
+    assert main(["train", *SMALL, "--trainer.accelerator=gpu", "--trainer.devices=2"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert "this machine has" in errors[0]
+
+
+def test_batch_statistics_are_shared_on_gpus_only(monkeypatch, caplog):
+    trained = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    frozen = torch.nn.Sequential(torch.nn.BatchNorm2d(2)).requires_grad_(False)
+    fake_machine(monkeypatch, 2)
+    assert devices.sync_batch_norm(trained, Options("gpu", "auto"))
+    assert devices.sync_batch_norm(trained, Options("auto", "0,1"))
+    assert not devices.sync_batch_norm(trained, Options("gpu", 1))
+    assert not devices.sync_batch_norm(frozen, Options("gpu", 2))
+    fake_machine(monkeypatch, 0)
+    assert not devices.sync_batch_norm(trained, Options("cpu", 2))
+    assert not devices.sync_batch_norm(trained, Options("cpu", 1))
