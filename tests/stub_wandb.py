@@ -21,11 +21,12 @@ class StubServer:
         sweeps: configurations of the sweeps that were created.
         runs: by run id, what `UpsertBucket` said of it.
         streamed: by run id, the names of the files whose lines arrived.
+        artifacts: types of the artifacts that a client asked to create; it is refused, nothing is stored here.
         operations: names of all GraphQL operations, in order.
     """
 
     def __init__(self, trials=(), refused=()):
-        self.refused = refused
+        self.refused, self.artifacts = refused, []
         self.trials, self.sweeps, self.runs, self.streamed, self.operations = list(trials), [], {}, {}, []
         self._given = 0
         stub = self
@@ -104,6 +105,8 @@ class StubServer:
         if name == "Heartbeat":
             commands = self._commands(json.loads(variables.get("runState") or "{}"))
             return {"data": {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}}
+        if name == "CreateArtifact":
+            self.artifacts.append(variables.get("input", variables).get("artifactTypeName"))
         if name == "RunResumeStatus":
             return {"data": {"model": {"id": "p", "name": PROJECT, "entity": project["entity"], "bucket": None}}}
         if name == "UpsertBucket":

@@ -211,6 +211,19 @@ def test_server_that_goes_away_in_mid_run_costs_nothing_but_the_rest(tmp_path, m
     assert inspect(kept)["summary"]["test/unseen/map"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
+def test_online_run_offers_checkpoint_codes_and_code_and_survives_their_refusal(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "20")
+    with StubServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        assert start("train", tmp_path / "run", "--logger=wandb", "--figures.enabled=false") == 0
+        assert len(server.runs) == 1
+        assert {"code", "model", "codes"} <= set(server.artifacts)
+        (streamed,) = server.streamed.values()
+        assert "wandb-history.jsonl" in streamed
+
+
 def test_server_that_refuses_the_run_leaves_it_offline(tmp_path, monkeypatch, said):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with StubServer(refused=("UpsertBucket",)) as server:

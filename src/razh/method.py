@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from razh.backbones.timm import TimmBackbone
+from razh.backbones.views import VIEWS
 from razh.layers.hash import HashHead, binarize
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class HashingMethod(L.LightningModule, ABC):
         attribute_vectors: Tensor,
         train_classes: Tensor,
         bits: int = 64,
-        hash_init: Literal["itq", "pca", "random"] = "itq",
+        hash_init: Literal["itq", "pca", "whitened", "random"] = "itq",
         lr: float = 1e-3,
         backbone_lr: float = 1e-4,
         weight_decay: float = 1e-4,
@@ -47,7 +48,8 @@ class HashingMethod(L.LightningModule, ABC):
             attribute_vectors: (M, V); given by the data.
             train_classes: ids of the classes that are trained on, sorted; given by the data.
             bits: code length L.
-            hash_init: start the hash head from PCA + ITQ of the training features, from PCA alone, or at random.
+            hash_init: start the hash head from PCA + ITQ of the training features, from PCA alone, from PCA + ITQ of
+                the features `whitened` by what differs within a class, or at random.
             lr: learning rate of everything but the backbone.
             backbone_lr: learning rate of the backbone's trainable part.
             weight_decay: of AdamW.
@@ -60,7 +62,7 @@ class HashingMethod(L.LightningModule, ABC):
         self.backbone = backbone
         self.bits, self.hash_init = bits, hash_init
         self.lr, self.backbone_lr, self.weight_decay, self.warmup = lr, backbone_lr, weight_decay, warmup
-        self.head = HashHead(backbone.feature_dim, bits)
+        self.head = HashHead(self.input_dim(backbone), bits)
         self.register_buffer("class_attributes", class_attributes)
         self.register_buffer("attribute_vectors", attribute_vectors)
         self.register_buffer("train_classes", train_classes)
@@ -72,6 +74,10 @@ class HashingMethod(L.LightningModule, ABC):
     attribute_vectors: Tensor
     train_classes: Tensor
     class_position: Tensor
+
+    def input_dim(self, backbone: TimmBackbone) -> int:
+        """Return the width of what the hash head sees."""
+        return backbone.feature_dim
 
     @abstractmethod
     def hash_logits(self, batch: Batch) -> Tensor:
@@ -98,6 +104,21 @@ class HashingMethod(L.LightningModule, ABC):
         """Return the feature (B, D), from the cache where the batch has it."""
         cached = batch.get("feature")
         return self.backbone.encode(self.patches(batch)) if cached is None else cached.to(self.dtype)
+
+    def descriptors(self, batch: Batch) -> Tensor:
+        """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe`.
+
+        All views come from the cache, or from live images in evaluation. A network that trains describes one view,
+        drawn for the batch, and cached patches show one view only: V is 1 there.
+        """
+        cached = batch.get("descriptors")
+        if cached is not None:
+            return cached.to(self.dtype)
+        if "image" not in batch:
+            return self.backbone.descriptor(self.patches(batch)).unsqueeze(1)
+        if self.training:
+            return self.backbone.describe(batch["image"], [int(torch.randint(len(VIEWS), ()))])
+        return self.backbone.describe(batch["image"])
 
     def targets(self, batch: Batch) -> Tensor:
         """Return labels (B,) counted among the training classes."""
@@ -151,7 +172,8 @@ class HashingMethod(L.LightningModule, ABC):
     def start_from_features(self) -> None:
         """Initialise what depends on the training features: the hash head, unless it starts at random."""
         if self.hash_init != "random":
-            self.head.initialise(self.training_features(), rotate=self.hash_init == "itq")
+            labels = self.training_labels() if self.hash_init == "whitened" else None
+            self.head.initialise(self.training_features(), labels, rotate=self.hash_init != "pca")
             # Every device computed it; a last-digit difference must not live on in the weights.
             state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in self.head.state_dict().items()})
             self.head.load_state_dict(state)

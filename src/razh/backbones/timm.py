@@ -13,6 +13,8 @@ from timm.models.vision_transformer import checkpoint_filter_fn as vit_checkpoin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from razh.backbones.views import VIEWS, view
+
 
 class TimmBackbone(nn.Module):
     """A timm network with one split point.
@@ -31,6 +33,7 @@ class TimmBackbone(nn.Module):
             that was cut behind its position embedding, else 0).
         token_dim, token_grid: the same two for the tokens that `contextualise` returns.
         feature_dim: width of the pooled feature.
+        descriptor_dim: width of a view's descriptor.
         has_weights: whether it started from trained weights.
     """
 
@@ -95,6 +98,7 @@ class TimmBackbone(nn.Module):
             self.token_grid = self.grid if self.is_vit else self._token_grid
             feature = self.pool(tokens)
             self.feature_dim = feature.shape[-1]
+            self.descriptor_dim = self._descriptor(tokens).shape[-1]
             whole = self.model.forward_head(self.model.forward_features(image), pre_logits=True)
         self.train(was_training)
         if feature.shape != whole.shape or not torch.allclose(feature, whole, rtol=1e-3, atol=1e-3, equal_nan=True):
@@ -205,6 +209,27 @@ class TimmBackbone(nn.Module):
     def encode(self, patches: Tensor) -> Tensor:
         """Return the feature (B, feature_dim) of patches (B, prefix + N, D)."""
         return self.pool(self.contextualise(patches))
+
+    def describe(self, images: Tensor, views: Sequence[int] = range(len(VIEWS))) -> Tensor:
+        """Return descriptors (B, V, descriptor_dim) of some views of uint8 images (B, 3, H, W), of length √D each.
+
+        See `descriptor` for what a descriptor is, and `razh.backbones.views` for the views.
+        """
+        return torch.stack([self.descriptor(self.embed(view(images, number))) for number in views], dim=1)
+
+    def descriptor(self, patches: Tensor) -> Tensor:
+        """Return the descriptor (B, descriptor_dim) of patches (B, prefix + N, D), of length √D.
+
+        Where the last map is an activation (EfficientNets, ResNets) it is pooled by the generalised mean with p = 3
+        (Radenović et al., TPAMI 2019), which asks for what is somewhere rather than everywhere; else it is the feature.
+        """
+        pooled = self._descriptor(self.contextualise(patches))
+        return F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
+
+    def _descriptor(self, tokens: Tensor) -> Tensor:
+        if not (hasattr(self.model, "conv_stem") or hasattr(self.model, "layer4")):
+            return self.pool(tokens)
+        return tokens.clamp(min=1e-6).pow(3).mean(dim=1).pow(1 / 3)
 
 
 def _check_name(name: str) -> None:

@@ -20,9 +20,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from razh.backbones.timm import TimmBackbone
+from razh.backbones.views import VIEWS
 from razh.distributed import world
 
 log = logging.getLogger(__name__)
+DESCRIPTORS = "descriptors"
 THUMBNAIL = 112  # side in pixels; enough for the targets of the reconstruction branches
 FORMAT = 1  # part of the key: raise it when the meaning of the arrays changes
 
@@ -35,6 +37,7 @@ class FeatureCache(Callback):
     killed goes on where it stopped, and nothing half-written is ever read. Space is reserved before the first row: a
     full disk is an error at once. Two processes take turns; the devices of one run share the work.
 
+    Descriptors of several views (`TimmBackbone.describe`) have a folder of their own, for methods that ask for them.
     View 0 of an image is the deterministic crop that evaluation sees, view 1 its mirror image (training only).
     """
 
@@ -62,22 +65,35 @@ class FeatureCache(Callback):
         if self._attached == key:
             return
         started = time.perf_counter()
-        wanted = [name for name in (*backbone.caches, "thumbnail") if name in pl_module.cached_inputs]  # type: ignore[operator]
-        device = trainer.strategy.root_device
-        shapes = _shapes(backbone.to(device), data)
-        views = 2 if self.flips else 1
-        store = CacheFolder(self.directory / key, shapes, views=views, count=len(data.labels))
-        lock = FileLock(self.directory / f"{key}.lock")
+        inputs = tuple(pl_module.cached_inputs)  # type: ignore[arg-type]
+        backbone.to(trainer.strategy.root_device)
+        views, count = 2 if self.flips else 1, len(data.labels)
+        arrays: dict[str, np.ndarray] = {}
+        if wanted := [name for name in (*backbone.caches, "thumbnail") if name in inputs]:
+            store = CacheFolder(self.directory / key, _shapes(backbone, data), views=views, count=count)
+            self._provide(store, backbone, data, trainer)
+            # Only the views that were filled just now: an older cache may have room for more than that.
+            arrays |= {name: store.open(name)[:views] for name in wanted}
+        if DESCRIPTORS in inputs:
+            shape = {DESCRIPTORS: ((len(VIEWS), backbone.descriptor_dim), "float16")}
+            store = CacheFolder(self.directory / f"{key}-{DESCRIPTORS}", shape, views=1, count=count)
+            self._provide(store, backbone, data, trainer)
+            # An image and its mirror image have the same views.
+            described = store.open(DESCRIPTORS)
+            arrays[DESCRIPTORS] = np.broadcast_to(described[:1], (views, *described.shape[1:]))
+        data.attach(arrays, drop_image=True)
+        self._attached = key
+        self.seconds += time.perf_counter() - started
+
+    def _provide(self, store: "CacheFolder", backbone: TimmBackbone, data: Any, trainer: Trainer) -> None:
+        """Reserve the space and fill in what is missing, while other runs wait."""
+        lock = FileLock(store.folder.with_name(f"{store.folder.name}.lock"))
         try:
             self._reserve(store, lock, trainer)
-            self._fill(store, backbone, data, device)
+            self._fill(store, backbone, data, trainer.strategy.root_device)
             trainer.strategy.barrier("cache filled")
         finally:
             lock.release()
-        # Only the views that were filled just now: an older cache may have room for more than that.
-        data.attach({name: store.open(name)[:views] for name in wanted}, drop_image=True)
-        self._attached = key
-        self.seconds += time.perf_counter() - started
 
     @staticmethod
     def _reserve(store: "CacheFolder", lock: FileLock, trainer: Trainer) -> None:
@@ -99,7 +115,7 @@ class FeatureCache(Callback):
         needed = np.zeros((store.views, store.count), dtype=bool)
         for name in ("train", "validation_query", "validation_database", "query", "database"):
             needed[0, getattr(split, name)] = True
-        if self.flips:
+        if self.flips and DESCRIPTORS not in store.shapes:
             needed[1, split.train] = True
         done = store.open("done", mode="r+")
         missing = np.flatnonzero((needed & ~done.astype(bool)).any(axis=0))
@@ -126,7 +142,8 @@ class FeatureCache(Callback):
                 chosen = needed[view, index] & ~done[view, index].astype(bool)
                 if chosen.any():
                     images = batch["image"][torch.from_numpy(chosen)]
-                    store.write(view, index[chosen], compute(backbone, images.flip(-1) if view else images, device))
+                    make = describe if DESCRIPTORS in store.shapes else compute
+                    store.write(view, index[chosen], make(backbone, images.flip(-1) if view else images, device))
         backbone.train(was_training)
 
 
@@ -225,17 +242,37 @@ def _shapes(backbone: TimmBackbone, data: Any) -> dict[str, tuple[tuple[int, ...
 @torch.no_grad()
 def compute(backbone: TimmBackbone, images: Tensor, device: torch.device) -> dict[str, np.ndarray]:
     """Return the rows of the cache for uint8 images (B, 3, S, S)."""
-    images = images.to(device)
-    patches = backbone.embed(images)
-    rows = {"patches": patches.half()}
-    if "feature" in backbone.caches:
-        rows["feature"] = backbone.encode(patches).half()
+    parts: dict[str, list[Tensor]] = {}
+    for chunk in _chunks(images, device):
+        patches = backbone.embed(chunk)
+        rows = {"patches": patches.half()}
+        if "feature" in backbone.caches:
+            rows["feature"] = backbone.encode(patches).half()
+        side = min(THUMBNAIL, chunk.shape[-1])
+        rows["thumbnail"] = F.interpolate(chunk.float(), (side, side), mode="area").round().to(torch.uint8)
+        for name, row in rows.items():
+            parts.setdefault(name, []).append(row.cpu())
+    return _checked({name: torch.cat(part) for name, part in parts.items()}, backbone)
+
+
+@torch.no_grad()
+def describe(backbone: TimmBackbone, images: Tensor, device: torch.device) -> dict[str, np.ndarray]:
+    """Return the descriptors of the views of uint8 images (B, 3, S, S)."""
+    parts = [backbone.describe(chunk).half().cpu() for chunk in _chunks(images, device)]
+    return _checked({DESCRIPTORS: torch.cat(parts)}, backbone)
+
+
+def _chunks(images: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """Yield images on the device; few at a time on a CPU, whose caches hold the maps of few images only."""
+    for chunk in images.split(4 if device.type == "cpu" else len(images)):
+        yield chunk.to(device)
+
+
+def _checked(rows: dict[str, Tensor], backbone: TimmBackbone) -> dict[str, np.ndarray]:
     for name, row in rows.items():
         if not row.isfinite().all():
             raise ValueError(f"{name} of {backbone.name} overflow half precision; set --cache.enabled=false")
-    side = min(THUMBNAIL, images.shape[-1])
-    rows["thumbnail"] = F.interpolate(images.float(), (side, side), mode="area").round().to(torch.uint8)
-    return {name: row.cpu().numpy() for name, row in rows.items()}
+    return {name: row.numpy() for name, row in rows.items()}
 
 
 def cache_key(data_fingerprint: str, backbone: TimmBackbone) -> str:

@@ -22,9 +22,17 @@ class HashHead(nn.Linear):
         super().__init__(dim, bits)
 
     @torch.no_grad()
-    def initialise(self, features: Tensor, rotate: bool = True, seed: int = 0) -> None:
-        """Start from PCA (and ITQ's rotation) of features (n, D), so that the first codes keep what they tell."""
-        weight, bias = itq(features.float().cpu(), self.out_features, rotate=rotate, seed=seed)
+    def initialise(self, features: Tensor, labels: Tensor | None = None, rotate: bool = True, seed: int = 0) -> None:
+        """Start from PCA (and ITQ's rotation) of features (n, D), so that the first codes keep what they tell.
+
+        With labels (n,) the features are whitened by what differs within a class first, see `within_class_whitening`.
+        """
+        features = features.float().cpu()
+        whitening = within_class_whitening(features, labels.cpu()) if labels is not None else None
+        seen = features if whitening is None else features @ whitening
+        weight, bias = itq(seen, self.out_features, rotate=rotate, seed=seed)
+        if whitening is not None:
+            weight = weight @ whitening  # symmetric
         self.weight.copy_(weight)
         self.bias.copy_(bias)
 
@@ -49,6 +57,29 @@ def bi_half(logits: Tensor) -> Tensor:
     rank = logits.argsort(dim=0, descending=True, stable=True).argsort(dim=0)
     code = torch.where(rank < len(logits) // 2, 1.0, -1.0).to(logits.dtype)
     return code + (logits - logits.detach())
+
+
+def within_class_whitening(features: Tensor, labels: Tensor, shrinkage: float = 1.0) -> Tensor:
+    """Return the symmetric matrix (D, D) that evens out the covariance within classes (WCCN, Hatch et al., 2006).
+
+    What differs among images of one class (pose, background) counts less afterwards, also for classes that were never
+    seen. The covariance is shrunk by adding its mean variance times `shrinkage`, since there are fewer images than
+    dimensions.
+
+    Args:
+        features: (n, D).
+        labels: (n,) ids of any range.
+        shrinkage: above 0.
+    """
+    _, position, count = labels.unique(return_inverse=True, return_counts=True)
+    wide = features.double()
+    means = wide.new_zeros(len(count), wide.shape[1]).index_add_(0, position, wide) / count[:, None]
+    rest = wide - means[position]
+    scatter = rest.T @ rest / len(rest)
+    level = scatter.diagonal().mean().clamp(min=1e-12)
+    variance, vectors = torch.linalg.eigh(scatter + shrinkage * level * torch.eye(len(scatter), dtype=torch.double))
+    whitening = (vectors * variance.rsqrt()) @ vectors.T * level.sqrt()
+    return whitening.to(features.dtype)
 
 
 def itq(

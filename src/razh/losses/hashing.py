@@ -226,7 +226,9 @@ def bit_correlation_loss(logits: Tensor) -> Tensor:
     return off.square().sum() / max(bits * (bits - 1), 1)
 
 
-def similarity_loss(logits: Tensor, features: Tensor) -> Tensor:
+def similarity_loss(
+    logits: Tensor, features: Tensor, attributes: Tensor | None = None, attribute_share: float = 0.0
+) -> Tensor:
     """Mean squared difference between the cosines of the codes and those of the features, over pairs of the batch.
 
     Keeps in the code what the (frozen) feature knows of similarity, labels or not: classes that were never trained
@@ -235,9 +237,18 @@ def similarity_loss(logits: Tensor, features: Tensor) -> Tensor:
     Args:
         logits: (B, L).
         features: (B, D), centred; no gradient flows into them.
+        attributes: (B, M), centred attributes of each image's class.
+        attribute_share: share of the attributes' cosine in the one to be kept; the rest is the features'.
     """
     code = F.normalize(logits.tanh(), dim=-1)
-    target = F.normalize(features.detach(), dim=-1)
-    difference = code @ code.T - target @ target.T
+    target = _cosines(features)
+    if attributes is not None and attribute_share:
+        target = (1 - attribute_share) * target + attribute_share * _cosines(attributes)
+    difference = code @ code.T - target
     count = len(logits) * (len(logits) - 1)
     return (difference.square().sum() - difference.diagonal().square().sum()) / max(count, 1)
+
+
+def _cosines(rows: Tensor) -> Tensor:
+    rows = F.normalize(rows.detach(), dim=-1)
+    return rows @ rows.T

@@ -11,6 +11,7 @@ from razh.backbones.timm import pool_grid
 from razh.distributed import gather_with_gradient
 from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match
 from razh.layers.decoder import PatchDecoder, hide, pixel_targets
+from razh.layers.hash import straight_through_sign
 from razh.layers.parts import SoftPartClustering
 from razh.losses import attributes as attribute_losses
 from razh.losses import hashing as hash_losses
@@ -74,6 +75,8 @@ class RAZH(HashingMethod):
         branch_images: int = 16,
         classifier: Literal["semantic", "linear"] = "semantic",
         scale: float = 10.0,
+        straight_through: bool = False,
+        attribute_share: float = 0.0,
         hash_weight: float = 1.0,
         semantic_weight: float = 1.0,
         pairwise_weight: float = 0.0,
@@ -119,6 +122,8 @@ class RAZH(HashingMethod):
             branch_images: images of a batch that pass through the two branches (each costs one more `encode`).
             classifier: `semantic` (cosine with class attributes), or `linear` as a control.
             scale: γ of the cosine logits.
+            straight_through: the terms on the hash logits see their signs, and the gradient passes.
+            attribute_share: share of the classes' attribute similarity in what `similarity` keeps.
             hash_weight: cross-entropy of a linear classifier on the hash logits.
             semantic_weight: cross-entropy of the hash logits' cosine with the class attributes.
             pairwise_weight: pairwise likelihood of the hash logits.
@@ -146,9 +151,11 @@ class RAZH(HashingMethod):
             ("replaced_share", replaced_share),
             ("hidden_share", hidden_share),
             ("background_share", background_share),
+            ("attribute_share", attribute_share),
         ):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share} must lie in [0, 1]")
+        self.straight_through, self.attribute_share = straight_through, attribute_share
         if branch_images < 1:
             raise ValueError(f"branch_images={branch_images} must be at least 1; switch a branch off by weight 0")
         self.part_init, self.granularity, self.target, self.target_side = part_init, granularity, target, target_side
@@ -237,7 +244,7 @@ class RAZH(HashingMethod):
 
     def hash_logits(self, batch: Batch) -> Tensor:
         """Return hash logits (B, L): a linear map of the feature, no label and no attribute needed."""
-        return self.head(self.feature(batch))  # type: ignore[no-any-return]
+        return self.head(self.hash_input(batch))  # type: ignore[no-any-return]
 
     @property
     def cached_inputs(self) -> tuple[str, ...]:
@@ -248,8 +255,7 @@ class RAZH(HashingMethod):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return every term that has a weight, by its name."""
-        feature = self.feature(batch)
-        terms = self._hash_terms(feature, batch)
+        terms = self._hash_terms(self.hash_input(batch), batch)
         if self.uses_parts or self.uses("reconstruction"):
             patches = self.patches(batch)
             if self.uses_parts:
@@ -260,6 +266,8 @@ class RAZH(HashingMethod):
 
     def _hash_terms(self, feature: Tensor, batch: Batch) -> dict[str, Tensor]:
         logits, targets = self.head(feature), self.targets(batch)
+        if self.straight_through:
+            logits = straight_through_sign(logits)
         terms = {}
         if self.uses("hash"):
             terms["hash"] = F.cross_entropy(self.hash_classifier(logits), targets)
@@ -271,9 +279,12 @@ class RAZH(HashingMethod):
                 gather_with_gradient(logits), gather_with_gradient(targets)
             )
         if self.uses("similarity"):
-            centred = (feature - self.feature_mean).detach()
+            centred = (self.kept_feature(feature, batch) - self.feature_mean).detach()
             terms["similarity"] = hash_losses.similarity_loss(
-                gather_with_gradient(logits), gather_with_gradient(centred)
+                gather_with_gradient(logits),
+                gather_with_gradient(centred),
+                gather_with_gradient(self.prototypes[targets]),
+                self.attribute_share,
             )
         if self.uses("quantization"):
             terms["quantization"] = hash_losses.quantization_loss(logits)
@@ -285,6 +296,10 @@ class RAZH(HashingMethod):
                 scores = attribute_losses.semantic_logits(scores, self.prototypes, self.scale)
             terms["classification"] = F.cross_entropy(scores, targets)
         return terms
+
+    def kept_feature(self, feature: Tensor, batch: Batch) -> Tensor:
+        """Return the feature (B, D) whose similarity the code should keep, given what the hash head sees (B, D)."""
+        return feature
 
     def parts(self, batch: Batch) -> Parts:
         """Return the parts of a batch, each matched with an attribute that the label's class has."""
