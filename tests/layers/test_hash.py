@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from razh.layers.hash import HashHead, bi_half, binarize, itq, straight_through_sign
+from razh.layers.hash import HashHead, bi_half, binarize, itq, straight_through_sign, within_class_whitening
 
 D = 16
 
@@ -153,3 +153,33 @@ def test_bi_half_halves_every_bit_by_the_size_of_logits():
 @pytest.mark.parametrize("count", [1, 5, 8])
 def test_bi_half_balances_ties_and_odd_batches(count):
     assert ((bi_half(torch.zeros(count, 3)) == 1).sum(dim=0) == count // 2).all()
+
+
+def test_whitening_evens_out_what_differs_within_classes():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(500)
+    spread = torch.tensor([10.0, 1.0, 0.1])
+    features = torch.randn(4, 3, generator=generator)[labels] + spread * torch.randn(2000, 3, generator=generator)
+    matrix = within_class_whitening(features, labels, shrinkage=1e-6)
+    torch.testing.assert_close(matrix, matrix.T)
+    white = features @ matrix
+    rest = white - torch.stack([white[labels == c].mean(dim=0) for c in range(4)])[labels]
+    covariance = rest.T @ rest / len(rest)
+    torch.testing.assert_close(covariance / covariance[0, 0], torch.eye(3), rtol=1e-2, atol=1e-2)
+
+
+def test_strong_shrinkage_leaves_the_directions_as_they_are():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 3, generator=generator) * torch.tensor([3.0, 1.0, 0.3])
+    matrix = within_class_whitening(features, torch.arange(4).repeat(10), shrinkage=1e6)
+    torch.testing.assert_close(matrix / matrix[0, 0], torch.eye(3), rtol=1e-3, atol=1e-3)
+
+
+def test_whitened_start_is_a_linear_map_of_the_feature_itself():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(60, 6, generator=generator), torch.arange(60) % 5
+    head = HashHead(6, 4)
+    head.initialise(features, labels)
+    matrix = within_class_whitening(features, labels)
+    weight, bias = itq(features @ matrix, 4)
+    torch.testing.assert_close(head(features), F.linear(features @ matrix, weight, bias), rtol=1e-4, atol=1e-4)

@@ -100,6 +100,17 @@ def test_similarity_equals_a_loop_over_pairs():
     torch.testing.assert_close(hashing.similarity_loss(logits, features), expected)
 
 
+def test_similarity_keeps_a_mixture_of_features_and_attributes():
+    attributes = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    code = torch.tensor([[9.0, 9.0], [9.0, 9.0], [9.0, -9.0]])  # cosines 1, 0, 0 once saturated
+    # target of pairs (0, 1), (0, 2), (1, 2) at a share of .25: .25 · 1 + .75 · 0, 0, .25 · 0 + .75 · 1
+    expected = ((1 - 0.25) ** 2 + 0 + 0.75**2) / 3
+    value = hashing.similarity_loss(code, features, attributes, 0.25)
+    assert value.item() == pytest.approx(expected, abs=1e-6)
+    assert hashing.similarity_loss(code, features, attributes, 0.0) == hashing.similarity_loss(code, features)
+
+
 def test_similarity_is_zero_where_codes_have_the_features_cosines():
     features = torch.where(torch.randn(6, 8) > 0, 1.0, -1.0)
     assert hashing.similarity_loss(30 * features, 4 * features).item() == pytest.approx(0, abs=1e-10)

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from razh.backbones.views import VIEWS, view
+from razh.methods.razh_views import RAZHViews
+
+
+def batch_of_descriptors(method, count=8):
+    generator = torch.Generator().manual_seed(5)
+    dim = method.backbone.descriptor_dim
+    return {
+        "descriptors": torch.randn(count, len(VIEWS), dim, generator=generator),
+        "label": torch.tensor([0, 1, 3, 4])[torch.arange(count) % 4],
+        "index": torch.arange(count),
+    }
+
+
+def test_every_parameter_that_trains_gets_a_gradient(make_method, make_backbone):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"))
+    torch.stack(list(method.losses(batch_of_descriptors(method)).values())).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
+    assert method.head.weight.grad.abs().sum() > 0
+
+
+def test_default_terms_need_no_patches(make_method, make_backbone):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"))
+    assert method.losses(batch_of_descriptors(method)).keys() == {"hash", "semantic", "similarity"}
+    assert method.cached_inputs == ("descriptors",)
+    assert not hasattr(method, "clustering")
+    assert not hasattr(method, "decoder")
+
+
+def test_switched_on_parts_ask_for_patches_too(make_method, make_backbone):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), alignment_weight=0.1)
+    assert {"descriptors", "patches", "thumbnail"} <= set(method.cached_inputs)
+
+
+def test_codes_come_from_the_mean_descriptor(make_method, make_backbone):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all")).eval()
+    batch = batch_of_descriptors(method)
+    expected = F.linear(batch["descriptors"].mean(dim=1), method.head.weight, method.head.bias)
+    torch.testing.assert_close(method.hash_logits(batch), expected)
+
+
+def test_training_shows_the_mean_or_one_view(make_method, make_backbone):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all")).train()
+    batch = batch_of_descriptors(method, 64)
+    shown, mean = method.hash_input(batch), batch["descriptors"].mean(dim=1)
+    is_mean = (shown == mean).all(dim=1)
+    is_view = (shown[:, None] == batch["descriptors"]).all(dim=2).any(dim=1)
+    assert (is_mean | is_view).all()
+    assert 8 < int(is_mean.sum()) < 56
+    torch.testing.assert_close(method.kept_feature(shown, batch), mean)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_live_images_give_the_cached_descriptors(make_method, make_backbone, make_batch, name):
+    method = make_method(RAZHViews, make_backbone(name, split=2, freeze="all")).eval()
+    images = make_batch()["image"]
+    with torch.no_grad():
+        cached = {"descriptors": method.backbone.describe(images)}
+        torch.testing.assert_close(method.hash_logits({"image": images}), method.hash_logits(cached))
+        lengths = cached["descriptors"].norm(dim=-1)
+    assert cached["descriptors"].shape == (8, len(VIEWS), method.backbone.descriptor_dim)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, method.backbone.descriptor_dim**0.5))
+
+
+def test_mirror_images_have_the_same_code(make_method, make_backbone, make_batch):
+    """The views of an image and of its mirror image are the same four, so the mean cannot tell them apart."""
+    method = make_method(RAZHViews, make_backbone("test_efficientnet", split=3, freeze="all")).eval()
+    images = make_batch()["image"]
+    with torch.no_grad():
+        torch.testing.assert_close(method(images), method(images.flip(-1)), rtol=1e-3, atol=1e-3)
+
+
+def test_cached_patches_show_one_view(make_method, make_backbone, make_batch):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="trunk")).eval()
+    images = make_batch()["image"]
+    with torch.no_grad():
+        described = method.descriptors({"patches": method.backbone.embed(images)})
+        torch.testing.assert_close(described, method.backbone.describe(images, [0]))
+
+
+def test_views_are_the_image_its_middle_and_their_mirror_images():
+    images = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
+    images[..., 3:17, 3:17] = 100  # exactly the middle .7
+    images[..., 0:3, 0] = 200
+    assert torch.equal(view(images, 0), images)
+    assert torch.equal(view(images, 1), images.flip(-1))
+    assert torch.equal(view(images, 2), torch.full_like(images, 100))
+    assert torch.equal(view(images, 3), view(images, 2).flip(-1))
+
+
+def test_generalised_mean_is_between_mean_and_maximum(make_backbone, make_batch):
+    backbone = make_backbone("test_efficientnet", split=3).eval()
+    with torch.no_grad():
+        tokens = backbone.contextualise(backbone.embed(make_batch()["image"])).clamp(min=1e-6)
+        pooled = backbone._descriptor(tokens)
+    assert (pooled >= tokens.mean(dim=1) - 1e-4).all()
+    assert (pooled <= tokens.amax(dim=1) + 1e-4).all()
+    torch.testing.assert_close(pooled, (tokens**3).mean(dim=1) ** (1 / 3))
+
+
+def test_mixed_images_are_refused(make_method):
+    with pytest.raises(ValueError, match=r"mix_hash_weight=0\.1 .*METHOD=razh"):
+        make_method(RAZHViews, mix_hash_weight=0.1)
