@@ -79,7 +79,7 @@ def test_saved_configuration_is_left_as_it_is(given):
         (["--dataset=cubb"], r"dataset='cubb' is unknown; did you mean 'cub'\? choose from .*cub.*synthetic"),
         (["--method=rahz"], r"method='rahz' is unknown; did you mean 'razh'\?"),
         (["--backbone=lite"], r"backbone='lite' is unknown; did you mean 'lite0'\?"),
-        (["--method=zzz"], "method='zzz' is unknown; choose from ce, itq"),
+        (["--method=zzz"], "method='zzz' is unknown; choose from adsh, agnet"),
         (["--method"], "method='' is unknown"),
     ],
 )
