@@ -25,7 +25,7 @@ def test_every_parameter_that_trains_gets_a_gradient(make_method, make_backbone)
 
 def test_default_terms_need_no_patches(make_method, make_backbone):
     method = make_method(RAZHViews, make_backbone(split=2, freeze="all"))
-    assert method.losses(batch_of_descriptors(method)).keys() == {"hash", "semantic", "similarity"}
+    assert method.losses(batch_of_descriptors(method)).keys() == {"hash", "similarity"}
     assert method.cached_inputs == ("descriptors",)
     assert not hasattr(method, "clustering")
     assert not hasattr(method, "decoder")
@@ -105,3 +105,14 @@ def test_generalised_mean_is_between_mean_and_maximum(make_backbone, make_batch)
 def test_mixed_images_are_refused(make_method):
     with pytest.raises(ValueError, match=r"mix_hash_weight=0\.1 .*METHOD=razh"):
         make_method(RAZHViews, mix_hash_weight=0.1)
+
+
+def test_hash_term_is_the_cosine_classifier_on_signs(make_method, make_backbone):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), similarity_weight=0.0).eval()
+    batch = batch_of_descriptors(method)
+    signs = torch.where(method.hash_logits(batch) >= 0, 1.0, -1.0)
+    cosines = F.normalize(signs, dim=1) @ F.normalize(method.hash_classifier.weight, dim=1).T
+    position = torch.arange(8) % 4
+    expected = F.cross_entropy(10 * (cosines - 0.2 * F.one_hot(position, 4)), position)
+    torch.testing.assert_close(method.losses(batch)["hash"], expected)
+    assert method.hash_classifier.bias is None

@@ -15,7 +15,19 @@ from razh.benchmark.files import read_json, write_text
 from razh.benchmark.plan import NOTHING
 from razh.benchmark.runner import readable_time
 from razh.benchmark.summary import Summary
-from razh.benchmark.tables import Cell, Column, Entry, columns, latex, markdown, number, spread, value_cell
+from razh.benchmark.tables import (
+    MEAN,
+    Cell,
+    Column,
+    Entry,
+    columns,
+    latex,
+    markdown,
+    number,
+    over_protocols,
+    spread,
+    value_cell,
+)
 from razh.benchmark.tuning import FOLDER as TUNING
 from razh.figures.canvas import save
 
@@ -100,6 +112,35 @@ def _main_table(summary: Summary, protocol: str) -> tuple[list[str], list[list[A
         rank = [f"{summary.ranks[label]:.1f}" if label in summary.ranks else "–"] if many else []
         rows.append([label, *cells, *rank])
     return ["method", *(f"{b} bits" for b in bits), *(["mean rank"] if many else [])], rows
+
+
+def _mean_table(summary: Summary, sort: bool = False) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of the mean over protocols: unseen at each length, then seen at the headline's."""
+    found = over_protocols(summary.columns)
+    bits = summary.headline[1]
+    seen = over_protocols(columns(summary.rows, DETAILS["seen"])).get(bits)
+    at = found.get(bits)
+    labels = summary.labels
+    if sort and at is not None:
+        labels.sort(key=lambda label: -at.entries[label].mean if at.entries[label].values else 1.0)
+    extra = {f"seen, {bits} bits": seen} if seen is not None else {}
+    header = ["method", *(f"{b} bits" for b in found), *extra]
+    shown = [*found.values(), *extra.values()]
+    return header, [[label, *(value_cell(column, label) for column in shown)] for label in labels]
+
+
+def _mean_words(summary: Summary) -> str:
+    """Return what the mean's deviation is, and how far the best method is from the next one at each length."""
+    text = (
+        f"{len(summary.protocols)} protocols; mean ± standard deviation of the protocols' means over seeds "
+        "(how hard a draw is makes most of it)."
+    )
+    for bits, column in over_protocols(summary.columns).items():
+        order = sorted(column.ranked.items(), key=lambda item: -item[1])
+        if len(order) > 1:
+            (best, high), (second, low) = order[:2]
+            text += f" At {bits} bits `{best}` is {high / low - 1:+.1%} from `{second}`."
+    return text
 
 
 def _reference_table(summary: Summary, protocol: str) -> tuple[list[str], list[list[Any]]]:
@@ -216,6 +257,9 @@ def markdown_section(summary: Summary, pictures: Mapping[str, str], level: int =
         parts += [markdown(*table(summary, protocol)), _legend(summary)]
         if protocol in pictures:
             parts.append(f"![{_what(summary)} by method, {settings['dataset']} {protocol}]({pictures[protocol]})")
+    if len(summary.protocols) > 1:
+        words = f"{head}# Mean over protocols: {_what(summary)}\n\n{_mean_words(summary)}"
+        parts[2:2] = [words, markdown(*_mean_table(summary))]
     protocol, bits = summary.headline
     details = _details(summary)
     if details[1]:
@@ -329,6 +373,12 @@ def headline(summary: Summary, link: str) -> str:
     floor = (
         f", random ranking {number(chance)}" if chance is not None and summary.plan.metric == DETAILS["unseen"] else ""
     )
+    if len(summary.protocols) > 1:
+        intro = (
+            f"{summary.plan.title}: {settings['dataset']}, {settings['backbone']}, {_what(summary)}, "
+            f"{seeds} seed{'s' if seeds > 1 else ''}. All tables: [{link}]({link})."
+        )
+        return f"{intro}\n\n{markdown(*_mean_table(summary, sort=True))}\n\n{_mean_words(summary)}"
     intro = (
         f"{summary.plan.title}: {settings['dataset']}, protocol `{protocol}`, {settings['backbone']}, {bits} bits, "
         f"{seeds} seed{'s' if seeds > 1 else ''}, expected mAP{floor}. All tables: [{link}]({link})."
@@ -377,6 +427,8 @@ def document(sections: Sequence[str], notes: str, title: str = "Results") -> str
 def fill(text: str, summaries: Iterable[Summary], where: str) -> str:
     """Put figures into hand-written text: `{{BENCHMARK|METHOD|PROTOCOL|BITS|METRIC}}` becomes mean ± deviation.
 
+    PROTOCOL `mean` is the mean over protocols.
+
     Raises:
         ValueError: a placeholder names nothing that was measured.
     """
@@ -389,7 +441,9 @@ def fill(text: str, summaries: Iterable[Summary], where: str) -> str:
         )
         if len(parts) != 5 or parts[0] not in by_name or not parts[3].isdigit():
             raise ValueError(problem)
-        column = columns(by_name[parts[0]].rows, parts[4]).get((parts[2], int(parts[3])))
+        measured = columns(by_name[parts[0]].rows, parts[4])
+        bits = int(parts[3])
+        column = over_protocols(measured).get(bits) if parts[2] == MEAN else measured.get((parts[2], bits))
         entry = column.entries.get(parts[1]) if column is not None else None
         if entry is None or not entry.values:
             raise ValueError(problem)

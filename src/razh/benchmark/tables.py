@@ -12,7 +12,7 @@ import numpy as np
 from razh.benchmark.rows import Row
 from razh.retrieval.report import check_fingerprints
 
-__all__ = ["Column", "Entry", "columns", "latex", "markdown", "mean_ranks", "number", "spread"]
+__all__ = ["Column", "Entry", "columns", "latex", "markdown", "mean_ranks", "number", "over_protocols", "spread"]
 
 Key = tuple[str, int]  # protocol, bits
 
@@ -79,6 +79,28 @@ def columns(rows: Sequence[Row], metric: str) -> dict[Key, Column]:
         column.entries[row["label"]] = Entry(values, entry.planned + 1)
     protocols = list(dict.fromkeys(protocol for protocol, _ in found))
     return dict(sorted(found.items(), key=lambda item: (protocols.index(item[0][0]), item[0][1])))
+
+
+MEAN = "mean"  # the name of a column over all protocols
+
+
+def over_protocols(found: Mapping[Key, Column]) -> dict[int, Column]:
+    """Return, by code length, the means over seeds at each protocol as the values of one column.
+
+    The deviation is that over protocols; a method competes if it has every protocol that has any result at that length.
+    """
+    whole: dict[int, Column] = {}
+    for (_, bits), column in found.items():
+        if not column.ranked:
+            continue
+        whole.setdefault(bits, Column(MEAN, bits, {}))
+        entries = whole[bits].entries
+        number_ = max((entry.planned for entry in entries.values()), default=0)
+        for label in dict.fromkeys([*entries, *column.entries]):
+            before = entries.get(label, Entry({}, number_))
+            values = {number_: column.entries[label].mean} if label in column.ranked else {}
+            entries[label] = Entry({**before.values, **values}, number_ + 1)
+    return dict(sorted(whole.items()))
 
 
 def check_one_split(rows: Iterable[Row]) -> None:

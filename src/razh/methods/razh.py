@@ -75,6 +75,8 @@ class RAZH(HashingMethod):
         branch_images: int = 16,
         classifier: Literal["semantic", "linear"] = "semantic",
         scale: float = 10.0,
+        hash_classifier: Literal["linear", "cosine"] = "linear",
+        margin: float = 0.2,
         straight_through: bool = False,
         attribute_share: float = 0.0,
         hash_weight: float = 1.0,
@@ -122,9 +124,11 @@ class RAZH(HashingMethod):
             branch_images: images of a batch that pass through the two branches (each costs one more `encode`).
             classifier: `semantic` (cosine with class attributes), or `linear` as a control.
             scale: γ of the cosine logits.
+            hash_classifier: of the `hash` term: `linear`, or `cosine` with learnt class codes and a margin (CosFace).
+            margin: of the cosine classifier.
             straight_through: the terms on the hash logits see their signs, and the gradient passes.
             attribute_share: share of the classes' attribute similarity in what `similarity` keeps.
-            hash_weight: cross-entropy of a linear classifier on the hash logits.
+            hash_weight: cross-entropy of a classifier on the hash logits.
             semantic_weight: cross-entropy of the hash logits' cosine with the class attributes.
             pairwise_weight: pairwise likelihood of the hash logits.
             similarity_weight: keeps the feature's similarity in the code.
@@ -155,6 +159,7 @@ class RAZH(HashingMethod):
         ):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share} must lie in [0, 1]")
+        self.margin = margin
         self.straight_through, self.attribute_share = straight_through, attribute_share
         if branch_images < 1:
             raise ValueError(f"branch_images={branch_images} must be at least 1; switch a branch off by weight 0")
@@ -187,7 +192,7 @@ class RAZH(HashingMethod):
         self.register_buffer("prototypes", prototypes[self.train_classes])
         self.register_buffer("own", attribute_losses.own_attributes(self.class_attributes, own_threshold))
         self.register_buffer("feature_mean", torch.zeros(self.head.in_features))
-        self._build_classifiers(classifier)
+        self._build_classifiers(classifier, hash_classifier)
         self._build_parts(
             SoftPartClustering(
                 self.backbone.dim,
@@ -212,10 +217,10 @@ class RAZH(HashingMethod):
     own: Tensor
     feature_mean: Tensor
 
-    def _build_classifiers(self, kind: str) -> None:
+    def _build_classifiers(self, kind: str, hash_kind: str) -> None:
         attributes, classes = self.prototypes.shape[1], len(self.train_classes)
         if self.uses("hash", "mix_hash"):
-            self.hash_classifier = nn.Linear(self.bits, classes)
+            self.hash_classifier = nn.Linear(self.bits, classes, bias=hash_kind == "linear")
         if self.uses("semantic"):
             self.hash_semantic = nn.Linear(self.bits, attributes)
         if self.uses("classification"):
@@ -270,7 +275,7 @@ class RAZH(HashingMethod):
             logits = straight_through_sign(logits)
         terms = {}
         if self.uses("hash"):
-            terms["hash"] = F.cross_entropy(self.hash_classifier(logits), targets)
+            terms["hash"] = self._hash_loss(logits, targets)
         if self.uses("semantic"):
             scores = attribute_losses.semantic_logits(self.hash_semantic(logits), self.prototypes, self.scale)
             terms["semantic"] = F.cross_entropy(scores, targets)
@@ -296,6 +301,11 @@ class RAZH(HashingMethod):
                 scores = attribute_losses.semantic_logits(scores, self.prototypes, self.scale)
             terms["classification"] = F.cross_entropy(scores, targets)
         return terms
+
+    def _hash_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.hash_classifier.bias is not None:
+            return F.cross_entropy(self.hash_classifier(logits), targets)
+        return hash_losses.cosine_margin_loss(logits, self.hash_classifier.weight, targets, self.scale, self.margin)
 
     def kept_feature(self, feature: Tensor, batch: Batch) -> Tensor:
         """Return the feature (B, D) whose similarity the code should keep, given what the hash head sees (B, D)."""
@@ -371,8 +381,8 @@ class RAZH(HashingMethod):
         if self.uses("mix"):
             terms["mix"] = self._decode(tokens, weight, patches[:n, prefix:], batch)
         if self.uses("mix_hash"):
-            scores = self.hash_classifier(self.head(self.backbone.pool(tokens)))
-            terms["mix_hash"] = F.cross_entropy(scores, self.targets(batch)[:n])
+            logits = self.head(self.backbone.pool(tokens))
+            terms["mix_hash"] = self._hash_loss(logits, self.targets(batch)[:n])
         return terms
 
     def _reconstruction_term(self, patches: Tensor, batch: Batch) -> Tensor:

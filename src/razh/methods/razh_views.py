@@ -1,6 +1,6 @@
 """RAZH-Views: RAZH's hash terms on descriptors of several views, started from features whitened within classes."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ class RAZHViews(RAZH):
       both), see `TimmBackbone.describe`. In training half of the images show the mean, the others one view, so that
       the head learns what survives a change of view. Costs four passes of the backbone for each image.
     - Start: PCA + ITQ of features whitened within classes (`hash_init=whitened`).
+    - Classes are told by the cosine of the code with learnt class codes and a margin (`hash_classifier=cosine`), in the
+      place of RAZH's linear and semantic classifiers.
     - The terms see signs and pass the gradient on (`straight_through`).
     - `similarity` keeps a mixture of the mean descriptor's and the class attributes' similarity (`attribute_share`).
     - The terms on parts and both branches have weight 0: on frozen backbones nothing that was measured came from them.
@@ -28,9 +30,11 @@ class RAZHViews(RAZH):
     def __init__(
         self,
         *,
-        hash_init: Any = "whitened",
+        hash_init: Literal["itq", "pca", "whitened", "random"] = "whitened",
+        hash_classifier: Literal["linear", "cosine"] = "cosine",
         straight_through: bool = True,
         attribute_share: float = 0.3,
+        semantic_weight: float = 0.0,
         similarity_weight: float = 10.0,
         classification_weight: float = 0.0,
         mix_weight: float = 0.0,
@@ -55,8 +59,10 @@ class RAZHViews(RAZH):
             )
         super().__init__(
             hash_init=hash_init,
+            hash_classifier=hash_classifier,
             straight_through=straight_through,
             attribute_share=attribute_share,
+            semantic_weight=semantic_weight,
             similarity_weight=similarity_weight,
             classification_weight=classification_weight,
             mix_weight=mix_weight,
