@@ -35,7 +35,7 @@ GRID   := $(NAME) $(if $(filter-out file,$(origin DATASET)),--dataset=$(DATASET)
           $(if $(WEIGHTS),--weights="$(WEIGHTS)") $(if $(DATA_ROOT),--data_root="$(DATA_ROOT)") --jobs=$(JOBS) --tune=$(TUNE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data train sweep tune test lint format benchmark ablate reproduce benchmark-retrieval benchmark-training clean
+.PHONY: help setup data train sweep tune test lint format benchmark ablate reproduce benchmark-retrieval benchmark-step benchmark-training clean
 
 help: ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -89,6 +89,10 @@ reproduce: ## repeat a finished run from its configuration and compare: RUN=runs
 benchmark-retrieval: ## time the metrics beside the alternatives
 	@$(SETUP) --extra=bench
 	@OMP_NUM_THREADS=1 $(BIN)python benchmarks/retrieval.py $(ARGS)
+
+benchmark-step: ## what each branch of RAZH adds to a training step
+	@$(SETUP) --extra=bench
+	@OMP_NUM_THREADS=1 $(BIN)python benchmarks/step.py $(ARGS)
 
 benchmark-training: ## time training beside a plain loop, loaders beside PIL, cached beside live features
 	@$(SETUP)

@@ -3,7 +3,7 @@
 import pytest
 
 from razh.benchmark.rows import write_csv
-from razh.benchmark.tables import columns, latex, markdown, mean_ranks, number, spread, value_cell
+from razh.benchmark.tables import columns, latex, markdown, mean_ranks, number, over_protocols, spread, value_cell
 
 METRIC = "test/unseen/map"
 
@@ -38,6 +38,22 @@ def test_places_and_ties_and_who_competes():
     assert found["ps", 64].place("c_d") is None  # a seed is missing: .9 of one seed wins nothing
     assert found["ps", 64].best == "a"
     assert spread(found["ps", 64].entries["c_d"]) == ".900 (1/2)"
+
+
+def test_mean_over_protocols_weighs_protocols_alike_and_asks_for_all_of_them():
+    second = [
+        row("a", 16, 0, 0.60, "other"),
+        row("b", 16, 0, 0.20, "other"),
+        row("c_d", 16, 0, None, "other", status="failed"),
+    ]
+    whole = over_protocols(columns([*ROWS, *second], METRIC))
+    assert list(whole) == [16, 64]
+    assert whole[16].entries["a"].mean == pytest.approx((0.32 + 0.60) / 2)  # two seeds here, one there
+    assert whole[16].entries["a"].deviation == pytest.approx(0.14 * 2**0.5)
+    assert whole[16].best == "a"
+    assert "c_d" not in whole[16].ranked
+    assert spread(whole[16].entries["c_d"]) == ".100 (1/2)"
+    assert whole[64].entries["b"].planned == 1  # the other protocol has nothing at 64 bits
 
 
 def test_mean_ranks_are_of_methods_that_stand_in_every_column():

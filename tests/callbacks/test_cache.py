@@ -13,6 +13,7 @@ from razh.callbacks import cache
 from razh.callbacks.cache import CacheFolder, FeatureCache, cache_key
 from razh.methods.ce import CE
 from razh.methods.razh import RAZH
+from razh.methods.razh_views import RAZHViews
 
 SIZE = 32
 FREEZES = [("test_vit", 2, "all"), ("test_vit", 0, "trunk"), ("test_efficientnet", 3, "trunk")]
@@ -340,3 +341,41 @@ def test_ranks_share_the_rows_and_miss_none(method, monkeypatch, computed):
     computed.clear()
     fill(model, data_module())
     assert computed == []
+
+
+def test_descriptors_of_all_views_have_a_folder_of_their_own(method, tmp_path):
+    data, model = data_module(), method(kind=RAZHViews)
+    fill(model, data)
+    assert [name.endswith("-descriptors") for name in folders(tmp_path)] == [True]  # no patches are asked for
+    model.eval()
+    for batch in data.test_dataloader():
+        assert batch.keys() == {"label", "index", "descriptors"}
+        images = torch.stack([data.evaluation_image(int(index)) for index in batch["index"]])
+        with torch.no_grad():
+            live = model.backbone.describe(images)
+        torch.testing.assert_close(batch["descriptors"].float(), live, rtol=1e-2, atol=1e-2)
+
+
+def test_descriptors_stand_beside_patches_and_are_computed_once(method, monkeypatch, computed):
+    described, describe = [], cache.describe
+    monkeypatch.setattr(cache, "describe", lambda *a: described.append(len(a[1])) or describe(*a))
+    fill(method(kind=RAZHViews, alignment_weight=0.1), data_module())
+    assert sum(described) == needed_rows(data_module(), flips=False)
+    assert sum(computed) == needed_rows(data_module())
+    described.clear()
+    computed.clear()
+    data = data_module()
+    fill(method(kind=RAZHViews, alignment_weight=0.1), data)
+    assert described == computed == []
+    batch = next(iter(data.train_dataloader()))
+    assert {"descriptors", "patches", "feature"} <= batch.keys()
+
+
+def test_cpu_computes_few_images_at_a_time_and_gives_the_same_rows(method):
+    model = method()
+    images = torch.randint(0, 256, (10, 3, SIZE, SIZE), dtype=torch.uint8)
+    with torch.no_grad():
+        whole = model.backbone.eval().embed(images)
+    rows = cache.compute(model.backbone, images, torch.device("cpu"))
+    np.testing.assert_allclose(rows["patches"].astype(np.float32), whole.numpy(), rtol=1e-2, atol=1e-2)
+    assert len(rows["thumbnail"]) == 10
