@@ -100,3 +100,10 @@ def test_every_file_under_experiments_can_be_named():
 def test_every_dataset_names_a_backbone_that_exists():
     for name in recipe.available("dataset"):
         assert len(files(recipe.expand([f"--dataset={name}"]))) == 4
+
+
+def test_profile_stands_for_the_profiler():
+    assert recipe.expand(["--profile", "--bits=8"])[-2:] == [
+        "--trainer.profiler=razh.profiler.RunProfiler",
+        "--model.bits=8",
+    ]

@@ -111,6 +111,7 @@ def _show_menu() -> None:
         out.print(f"  --{kind:<10} {', '.join(recipe.available(kind))}", markup=False)
     for alias, key in recipe.ALIASES.items():
         out.print(f"  {alias:<12} short for {key}", markup=False)
+    out.print("  --profile    show where the time of a run went, after it", markup=False)
     out.print("  --run_dir    folder of the run; default runs/DATASET/METHOD/BITS/seedN", markup=False)
     out.print("  --debug      show where an error was raised", markup=False)
     out.print("\n`razh COMMAND --help` tells the rest, `razh train --print_config` shows a whole config.", markup=False)

@@ -15,6 +15,7 @@ ALIASES = {
     "--data_root": "--data.root",
     "--weights": "--model.backbone.checkpoint",
 }
+PROFILE = ("--profile", "--trainer.profiler=razh.profiler.RunProfiler")
 DEFAULTS = {"dataset": "synthetic", "method": "razh"}
 FOLDERS = {"dataset": "data", "method": "method", "backbone": "backbone"}
 
@@ -62,6 +63,8 @@ def expand(arguments: list[str]) -> list[str]:
         key = key.replace("-", "_").replace("__", "--", 1) if key.startswith("--") else key
         if key.removeprefix("--") in FOLDERS and key.startswith("--"):
             chosen[key[2:]] = value if has_value else next(pending, "")
+        elif argument == PROFILE[0]:
+            rest.append(PROFILE[1])
         elif key in ALIASES:
             rest.append(f"{ALIASES[key]}={value if has_value else next(pending, '')}")
         else:
