@@ -23,7 +23,7 @@ class RunProfiler(SimpleProfiler):
         self.rows = rows
 
     def summary(self) -> str:
-        """Return the table: seconds together, share of the run, calls, milliseconds a call."""
+        """Return the table: seconds together, share of the longest, calls, milliseconds a call."""
         found = sorted(
             ((sum(times), len(times), name) for name, times in self.recorded_durations.items()), reverse=True
         )

@@ -224,7 +224,8 @@ class TimmBackbone(nn.Module):
         (Radenović et al., TPAMI 2019), which asks for what is somewhere rather than everywhere; else it is the feature.
         """
         pooled = self._descriptor(self.contextualise(patches))
-        return F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
+        described: Tensor = F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
+        return described
 
     def _descriptor(self, tokens: Tensor) -> Tensor:
         if not (hasattr(self.model, "conv_stem") or hasattr(self.model, "layer4")):

@@ -29,6 +29,10 @@ THUMBNAIL = 112  # side in pixels; enough for the targets of the reconstruction 
 FORMAT = 1  # part of the key: raise it when the meaning of the arrays changes
 
 
+Shapes = dict[str, tuple[tuple[int, ...], str]]
+"""By array, the shape of a row and its type."""
+
+
 class FeatureCache(Callback):
     """Compute what a frozen backbone makes of every image once, and train from the disk.
 
@@ -75,7 +79,7 @@ class FeatureCache(Callback):
             # Only the views that were filled just now: an older cache may have room for more than that.
             arrays |= {name: store.open(name)[:views] for name in wanted}
         if DESCRIPTORS in inputs:
-            shape = {DESCRIPTORS: ((len(VIEWS), backbone.descriptor_dim), "float16")}
+            shape: Shapes = {DESCRIPTORS: ((len(VIEWS), backbone.descriptor_dim), "float16")}
             store = CacheFolder(self.directory / f"{key}-{DESCRIPTORS}", shape, views=1, count=count)
             self._provide(store, backbone, data, trainer)
             # An image and its mirror image have the same views.
@@ -164,7 +168,7 @@ class _Images(Dataset[dict[str, Tensor]]):
 class CacheFolder:
     """A folder of memory-mapped arrays (views, n, …) with a mark for every row that is complete."""
 
-    def __init__(self, folder: Path, shapes: dict[str, tuple[tuple[int, ...], str]], views: int, count: int) -> None:
+    def __init__(self, folder: Path, shapes: Shapes, views: int, count: int) -> None:
         self.folder, self.shapes, self.views, self.count = folder, shapes, views, count
 
     def reserve(self) -> None:
@@ -230,9 +234,9 @@ def _bytes(shape: tuple[int, ...], dtype: str) -> int:
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 
 
-def _shapes(backbone: TimmBackbone, data: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+def _shapes(backbone: TimmBackbone, data: Any) -> Shapes:
     side = min(THUMBNAIL, data.image_size)
-    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+    shapes: Shapes = {
         "patches": ((backbone.prefix + backbone.num_patches, backbone.dim), "float16"),
         "feature": ((backbone.feature_dim,), "float16"),
     }
@@ -264,7 +268,7 @@ def describe(backbone: TimmBackbone, images: Tensor, device: torch.device) -> di
 
 def _chunks(images: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Yield images on the device; few at a time on a CPU, whose caches hold the maps of few images only."""
-    for chunk in images.split(4 if device.type == "cpu" else len(images)):
+    for chunk in torch.split(images, 4 if device.type == "cpu" else max(len(images), 1)):
         yield chunk.to(device)
 
 

@@ -71,14 +71,14 @@ def within_class_whitening(features: Tensor, labels: Tensor, shrinkage: float = 
         labels: (n,) ids of any range.
         shrinkage: above 0.
     """
-    _, position, count = labels.unique(return_inverse=True, return_counts=True)
+    _, position, count = torch.unique(labels, return_inverse=True, return_counts=True)
     wide = features.double()
     means = wide.new_zeros(len(count), wide.shape[1]).index_add_(0, position, wide) / count[:, None]
     rest = wide - means[position]
     scatter = rest.T @ rest / len(rest)
     level = scatter.diagonal().mean().clamp(min=1e-12)
     variance, vectors = torch.linalg.eigh(scatter + shrinkage * level * torch.eye(len(scatter), dtype=torch.double))
-    whitening = (vectors * variance.rsqrt()) @ vectors.T * level.sqrt()
+    whitening: Tensor = (vectors * variance.rsqrt()) @ vectors.T * level.sqrt()
     return whitening.to(features.dtype)
 
 
