@@ -1,5 +1,8 @@
+import inspect
+
 import pytest
 import yaml
+from lightning.pytorch import Trainer
 
 from razh.benchmark.grid import available, grid_file, read_grid
 from razh.parse_errors import parameters
@@ -108,7 +111,10 @@ def test_every_benchmark_names_options_that_its_methods_have(name):
     for method in (m for m in grid.methods if m.options):
         class_path = yaml.safe_load(config_file("method", method.method).read_text())["model"]["class_path"]
         known = {f"model.{option}" for option in parameters(class_path)}
-        assert set(method.options) <= known, method.label
+        of_model = {option for option in method.options if not option.startswith("trainer.")}
+        assert of_model <= known, method.label
+        trainer = {f"trainer.{option}" for option in inspect.signature(Trainer).parameters}
+        assert set(method.options) - of_model <= trainer, method.label
 
 
 def test_the_default_benchmark_has_all_methods_at_four_lengths_and_five_seeds():
