@@ -14,7 +14,15 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-__all__ = ["TRANSFORM", "evaluation_view", "list_images", "list_images_below", "read_image", "training_view"]
+__all__ = [
+    "TRANSFORM",
+    "evaluation_view",
+    "list_images",
+    "list_images_below",
+    "read_image",
+    "resized_shape",
+    "training_view",
+]
 
 TRANSFORM = "shorter side to size, bilinear antialias, centre crop, uint8; version 1"
 """Says what `evaluation_view` does; part of a feature cache's key."""
@@ -50,11 +58,16 @@ def read_image(path: Path) -> Tensor:
             ) from error
 
 
+def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return height and width of an image whose shorter side became `size`."""
+    scale = size / min(height, width)
+    return max(size, round(height * scale)), max(size, round(width * scale))
+
+
 def evaluation_view(image: Tensor, size: int) -> Tensor:
     """Return (3, size, size) of uint8 (3, H, W): shorter side resized to `size`, centre cut out. Deterministic."""
     height, width = image.shape[-2:]
-    scale = size / min(height, width)
-    resized = (max(size, round(height * scale)), max(size, round(width * scale)))
+    resized = resized_shape(height, width, size)
     if resized != (height, width):
         image = F.resize(image, list(resized), antialias=True)
     view: Tensor = F.center_crop(image, [size, size])

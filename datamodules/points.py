@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.images import resized_shape
+
 __all__ = ["evaluation_points"]
 
 
@@ -20,8 +22,7 @@ def evaluation_points(points: NDArray[np.float32], height: int, width: int, size
     Returns:
         (P, 3): x and y in the cut, and 1 for points that are visible and lie in it, else 0.
     """
-    scale = size / min(height, width)
-    rows, columns = max(size, round(height * scale)), max(size, round(width * scale))
+    rows, columns = resized_shape(height, width, size)
     top, left = round((rows - size) / 2), round((columns - size) / 2)
     x, y = points[:, 0] * (columns / width) - left, points[:, 1] * (rows / height) - top
     inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)

@@ -13,8 +13,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from razh import recipe
-from razh.benchmark.files import read_json, write_json
 from razh.benchmark.grid import Cell
+from razh.files import read_json, write_json
 from razh.search_space import options as written
 
 __all__ = ["Job", "config_hash", "fit_job", "portable", "safe", "train_job"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from razh.benchmark.cells import Job, portable, train_job
-from razh.benchmark.files import read_json, write_json
 from razh.benchmark.grid import Cell, Grid
+from razh.files import read_json, write_json
 
 __all__ = ["NOTHING", "Plan", "PlannedCell", "tuned_words"]
 

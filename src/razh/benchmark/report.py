@@ -11,7 +11,6 @@ import numpy as np
 
 from razh.benchmark.cells import safe
 from razh.benchmark.curves import curves_figure, dots_figure
-from razh.benchmark.files import read_json, write_text
 from razh.benchmark.plan import NOTHING
 from razh.benchmark.runner import readable_time
 from razh.benchmark.summary import Summary
@@ -30,6 +29,7 @@ from razh.benchmark.tables import (
 )
 from razh.benchmark.tuning import FOLDER as TUNING
 from razh.figures.canvas import save
+from razh.files import read_json, write_text
 
 __all__ = ["begin", "document", "draw", "end", "fill", "headline", "markdown_section", "replace_block", "tex"]
 

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from razh.benchmark.files import read_json, write_text
 from razh.benchmark.plan import Plan
+from razh.files import read_json, write_text
 
 __all__ = ["Row", "long_table", "write_csv"]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from razh.benchmark.files import read_json
 from razh.benchmark.plan import Plan
 from razh.benchmark.rows import Row, long_table
 from razh.benchmark.significance import LEVEL, Difference, against, query_values
 from razh.benchmark.tables import Column, Key, check_one_split, columns, mean_ranks
 from razh.benchmark.tuning import FOLDER as TUNING
+from razh.files import read_json
 from razh.retrieval.codes import Codes
 
 __all__ = ["Summary"]

@@ -15,8 +15,8 @@ import yaml
 
 from razh import recipe
 from razh.benchmark.cells import Job, fit_job, safe
-from razh.benchmark.files import write_json
 from razh.benchmark.grid import Grid, Method
+from razh.files import write_json
 from razh.search_space import SearchSpace
 
 __all__ = ["Trial", "Tuned", "best_validation", "choose", "draw_trials", "space_of"]

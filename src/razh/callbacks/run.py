@@ -22,6 +22,7 @@ from razh.callbacks.measures import PartMeasures
 from razh.callbacks.retrieval import RetrievalEvaluation
 from razh.checkpoint import NO_PROGRESS, SCHEMA
 from razh.cli import plain
+from razh.files import write_text
 from razh.retrieval.report import table
 from razh.run_folder import STATUS, busy
 
@@ -68,7 +69,7 @@ class RunRecord(SaveConfigCallback):
         """Say in the folder whether the run has come to its end; a run that has not goes on."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         fields = {"state": state, "reason": reason, "time": stamp, "host": platform.node(), "process": os.getpid()}
-        write(self.folder / STATUS, json.dumps(fields, indent=1))
+        write_text(self.folder / STATUS, json.dumps(fields, indent=1))
 
     def finish(self) -> None:
         """Note that the command has come to its end, and give the folder back."""
@@ -95,10 +96,10 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save the configuration, complete, and the split (first rank only)."""
-        write(self.folder / "config.yaml", saved_config(self.parser, self.config, fitting=stage == "fit"))
+        write_text(self.folder / "config.yaml", saved_config(self.parser, self.config, fitting=stage == "fit"))
         split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]
         if split is not None:
-            write(self.folder / "split.json", json.dumps(split.as_dict(), indent=1))
+            write_text(self.folder / "split.json", json.dumps(split.as_dict(), indent=1))
             log.info(
                 "split %s (%s…): %s", split.protocol, split.fingerprint[:12],
                 ", ".join(f"{name} {count:,}" for name, count in split.counts().items()),
@@ -208,7 +209,7 @@ class RunRecord(SaveConfigCallback):
             "run/resumed": self._progress["resumed"],
         }
         facts |= environment.facts()
-        write(self.folder / "metrics.json", json.dumps(metrics | facts, indent=1))
+        write_text(self.folder / "metrics.json", json.dumps(metrics | facts, indent=1))
         name = f"{self.config.get('dataset')} · {self.config.get('method')} · {pl_module.bits} bits"
         Console().print(table({key: value for key, value in metrics.items() if shown(key)}, name))
         Console(soft_wrap=True, highlight=False).print(f"run folder: {self.folder}", markup=False)
@@ -278,14 +279,6 @@ def saved_config(parser: LightningArgumentParser, config: Any, *, fitting: bool)
         config.ckpt_path = None
     text: str = parser.dump(config, skip_none=False)
     return text
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -15,12 +15,12 @@ import yaml
 from rich.console import Console
 
 from razh.benchmark.cells import Job
-from razh.benchmark.files import read_json, write_text
 from razh.benchmark.grid import Cell, Grid, available, grid_file, read_grid
 from razh.benchmark.plan import NOTHING, Plan, tuned_words
 from razh.benchmark.rows import long_table, write_csv
 from razh.benchmark.runner import PROGRAM, Outcome, Runner, claimed, cores
 from razh.benchmark.tuning import Tuned, choose, draw_trials
+from razh.files import read_json, write_text
 
 __all__ = ["main", "run"]
 

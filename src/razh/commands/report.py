@@ -7,8 +7,8 @@ import logging
 import os
 from pathlib import Path
 
-from razh.benchmark.files import write_text
 from razh.commands.benchmark import write_tables
+from razh.files import write_text
 
 __all__ = ["main"]
 
