@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from razh.backbones.timm import TimmBackbone
-from razh.backbones.views import VIEWS
 from razh.layers.hash import HashHead, binarize
 
 log = logging.getLogger(__name__)
@@ -104,21 +103,6 @@ class HashingMethod(L.LightningModule, ABC):
         """Return the feature (B, D), from the cache where the batch has it."""
         cached = batch.get("feature")
         return self.backbone.encode(self.patches(batch)) if cached is None else cached.to(self.dtype)
-
-    def descriptors(self, batch: Batch) -> Tensor:
-        """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe`.
-
-        All views come from the cache, or from live images in evaluation. A network that trains describes one view,
-        drawn for the batch, and cached patches show one view only: V is 1 there.
-        """
-        cached = batch.get("descriptors")
-        if cached is not None:
-            return cached.to(self.dtype)
-        if "image" not in batch:
-            return self.backbone.descriptor(self.patches(batch)).unsqueeze(1)
-        if self.training:
-            return self.backbone.describe(batch["image"], [int(torch.randint(len(VIEWS), ()))])
-        return self.backbone.describe(batch["image"])
 
     def targets(self, batch: Batch) -> Tensor:
         """Return labels (B,) counted among the training classes."""

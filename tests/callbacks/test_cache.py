@@ -343,22 +343,76 @@ def test_ranks_share_the_rows_and_miss_none(method, monkeypatch, computed):
     assert computed == []
 
 
-def test_descriptors_of_all_views_have_a_folder_of_their_own(method, tmp_path):
-    data, model = data_module(), method(kind=RAZHViews)
+@pytest.mark.parametrize(("scale", "size"), [(1.0, 32), (2.0, 64)])
+def test_descriptors_of_all_views_have_a_folder_of_their_own(method, tmp_path, scale, size):
+    data, model = data_module(), method("test_efficientnet", 3, kind=RAZHViews, view_scale=scale)
     fill(model, data)
-    assert [name.endswith("-descriptors") for name in folders(tmp_path)] == [True]  # no patches are asked for
+    (folder,) = folders(tmp_path)  # no patches are asked for
+    assert folder.endswith(f"-descriptors-{size}")
     model.eval()
     for batch in data.test_dataloader():
         assert batch.keys() == {"label", "index", "descriptors"}
         images = torch.stack([data.evaluation_image(int(index)) for index in batch["index"]])
         with torch.no_grad():
-            live = model.backbone.describe(images)
+            live = model.backbone.describe(images, size)
         torch.testing.assert_close(batch["descriptors"].float(), live, rtol=1e-2, atol=1e-2)
 
 
+def test_last_stages_train_on_cached_patches_of_all_views(method, tmp_path):
+    data, model = data_module(), method("test_efficientnet", 3, "trunk", kind=RAZHViews, view_scale=2.0)
+    fill(model, data)
+    (folder,) = folders(tmp_path)
+    assert folder.endswith("-view_patches-64")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.keys() == {
+        "label",
+        "index",
+        "view_patches",
+    }  # an untrained network knows nothing that is worth keeping
+    images = torch.stack([data.evaluation_image(int(index)) for index in batch["index"]])
+    model.eval()
+    with torch.no_grad():
+        live = model.backbone.embed_views(images, 64)
+        torch.testing.assert_close(batch["view_patches"].float(), live, rtol=1e-2, atol=1e-2)
+        codes = model.hash_logits(batch), model.hash_logits({"image": images})
+    torch.testing.assert_close(*codes, rtol=5e-2, atol=5e-2)
+    model.train()
+    batch["label"] = model.train_classes[torch.arange(len(images)) % len(model.train_classes)]
+    torch.stack(list(model.losses(batch).values())).sum().backward()
+    trained = [p for p in model.backbone.parameters() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+
+
+def test_trained_last_stages_keep_the_similarity_that_the_network_began_with(method, tmp_path):
+    data, model = data_module(), method("test_efficientnet", 3, "trunk", kind=RAZHViews, view_scale=1.0)
+    model.backbone.has_weights = True
+    fill(model, data)
+    assert {name.split("-", 2)[2] for name in folders(tmp_path)} == {"descriptors-32", "view_patches-32"}
+    batch = next(iter(data.initialisation_dataloader()))
+    model.eval()
+    with torch.no_grad():
+        began = model.hash_input(batch)
+        torch.testing.assert_close(model.kept_feature(began, batch), began, rtol=2e-2, atol=2e-2)
+        for parameter in model.backbone.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        now = model.hash_input(batch)
+        assert not torch.allclose(now, began, rtol=0.1, atol=0.1)
+        torch.testing.assert_close(model.kept_feature(now, batch), began, rtol=2e-2, atol=2e-2)
+    names = folders(tmp_path)
+    fill(model, data_module())  # other weights have other descriptors, and the same patches
+    assert len(folders(tmp_path)) == len(names) + 1
+
+
 def test_descriptors_stand_beside_patches_and_are_computed_once(method, monkeypatch, computed):
-    described, describe = [], cache.describe
-    monkeypatch.setattr(cache, "describe", lambda *a: described.append(len(a[1])) or describe(*a))
+    described, compute_views = [], cache.compute_views
+
+    def counting(backbone, images, device, **of):
+        described.append(len(images))
+        return compute_views(backbone, images, device, **of)
+
+    monkeypatch.setattr(cache, "compute_views", counting)
     fill(method(kind=RAZHViews, alignment_weight=0.1), data_module())
     assert sum(described) == needed_rows(data_module(), flips=False)
     assert sum(computed) == needed_rows(data_module())

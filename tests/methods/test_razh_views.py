@@ -59,7 +59,7 @@ def test_live_images_give_the_cached_descriptors(make_method, make_backbone, mak
     method = make_method(RAZHViews, make_backbone(name, split=2, freeze="all")).eval()
     images = make_batch()["image"]
     with torch.no_grad():
-        cached = {"descriptors": method.backbone.describe(images)}
+        cached = {"descriptors": method.backbone.describe(images, method.view_size)}
         torch.testing.assert_close(method.hash_logits({"image": images}), method.hash_logits(cached))
         lengths = cached["descriptors"].norm(dim=-1)
     assert cached["descriptors"].shape == (8, len(VIEWS), method.backbone.descriptor_dim)
@@ -74,12 +74,38 @@ def test_mirror_images_have_the_same_code(make_method, make_backbone, make_batch
         torch.testing.assert_close(method(images), method(images.flip(-1)), rtol=1e-3, atol=1e-3)
 
 
-def test_cached_patches_show_one_view(make_method, make_backbone, make_batch):
-    method = make_method(RAZHViews, make_backbone(split=2, freeze="trunk")).eval()
+def test_training_of_the_last_stages_shows_one_view_of_each_image(make_method, make_backbone, make_batch):
+    method = make_method(RAZHViews, make_backbone("test_efficientnet", split=3, freeze="trunk"), view_scale=2.0)
     images = make_batch()["image"]
+    method.eval()
     with torch.no_grad():
-        described = method.descriptors({"patches": method.backbone.embed(images)})
-        torch.testing.assert_close(described, method.backbone.describe(images, [0]))
+        batch = {"view_patches": method.backbone.embed_views(images, 64)}
+        every = method.descriptors(batch)
+        method.train()
+        method.backbone.eval()  # batch statistics would differ
+        shown = method.descriptors(batch)
+    assert every.shape == (8, len(VIEWS), method.backbone.descriptor_dim)
+    assert shown.shape == (8, 1, method.backbone.descriptor_dim)
+    is_view = torch.isclose(shown, every, rtol=1e-3, atol=1e-3).all(dim=2)
+    assert is_view.any(dim=1).all()
+    assert len({tuple(row) for row in is_view.tolist()}) > 1  # not the same view for all
+
+
+def test_a_vit_sees_views_of_its_own_size(make_method, make_backbone):
+    assert make_method(RAZHViews, make_backbone(), view_scale=2.0).view_size == 32
+    assert make_method(RAZHViews, make_backbone("test_efficientnet", split=3), view_scale=2.9).view_size == 96
+
+
+def test_a_scale_of_nothing_is_refused(make_method):
+    with pytest.raises(ValueError, match=r"view_scale=0 must be above 0"):
+        make_method(RAZHViews, view_scale=0)
+
+
+def test_views_may_be_larger_than_the_image():
+    images = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
+    images[..., 3:17, 3:17] = 100
+    assert view(images, 0, 40).shape == view(images, 3, 40).shape == (1, 3, 40, 40)
+    assert torch.equal(view(images, 2, 40), torch.full((1, 3, 40, 40), 100, dtype=torch.uint8))
 
 
 def test_views_are_the_image_its_middle_and_their_mirror_images():

@@ -1,6 +1,7 @@
 """Any timm network, cut at one point into `embed` (image -> patches) and `encode` (patches -> feature)."""
 
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -153,12 +154,13 @@ class TimmBackbone(nn.Module):
         """Return images (B, 3, H, W), uint8 or float in [0, 255], as the network wants them."""
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Return patches (B, prefix + N, D) of uint8 images (B, 3, H, W)."""
-        if images.shape[-2:] != (self.image_size, self.image_size):
+    def embed(self, images: Tensor, size: int | None = None) -> Tensor:
+        """Return patches (B, prefix + N, D) of uint8 images (B, 3, H, W) of `size` pixels; None: of `image_size`."""
+        size = size or self.image_size
+        if images.shape[-2:] != (size, size):
             raise ValueError(
-                f"images are {tuple(images.shape[-2:])}, the backbone was built for image_size={self.image_size}; "
-                f"set data.image_size={self.image_size}"
+                f"images are {tuple(images.shape[-2:])}, the backbone was built for image_size={size}; "
+                f"set data.image_size={size}"
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.freeze == "none"):
             return self._embed(self.normalise(images))[0]
@@ -190,7 +192,8 @@ class TimmBackbone(nn.Module):
             for block in self.stages[self.split :]:
                 x = block(x)
             return cast("Tensor", self.model.norm(x))
-        x = patches.transpose(1, 2).unflatten(2, self.grid)  # type: ignore[no-untyped-call]
+        side = math.isqrt(patches.shape[1])  # images are square, and views of them may be larger
+        x = patches.transpose(1, 2).unflatten(2, (side, side))  # type: ignore[no-untyped-call]
         for stage in self.stages[self.split :]:
             x = stage(x)
         self._token_grid = (x.shape[2], x.shape[3])
@@ -210,12 +213,30 @@ class TimmBackbone(nn.Module):
         """Return the feature (B, feature_dim) of patches (B, prefix + N, D)."""
         return self.pool(self.contextualise(patches))
 
-    def describe(self, images: Tensor, views: Sequence[int] = range(len(VIEWS))) -> Tensor:
+    def view_size(self, scale: float) -> int:
+        """Return the side in pixels of a view that is `scale` times an image; a ViT takes images of its own size only.
+
+        Convolutional networks know objects larger than a test image shows them (Touvron et al., NeurIPS 2019).
+        """
+        if self.is_vit or scale == 1:
+            return self.image_size
+        return max(round(scale * self.image_size / 32), 1) * 32
+
+    def embed_views(self, images: Tensor, size: int, views: Sequence[int] = range(len(VIEWS))) -> Tensor:
+        """Return patches (B, V, prefix + N', D) of some views, `size` pixels wide, of uint8 images (B, 3, H, W)."""
+        return torch.stack([self.embed(view(images, number, size), size) for number in views], dim=1)
+
+    def describe(self, images: Tensor, size: int, views: Sequence[int] = range(len(VIEWS))) -> Tensor:
         """Return descriptors (B, V, descriptor_dim) of some views of uint8 images (B, 3, H, W), of length √D each.
 
-        See `descriptor` for what a descriptor is, and `razh.backbones.views` for the views.
+        See `descriptor` for what a descriptor is, `razh.backbones.views` for the views, and `view_size` for their size.
         """
-        return torch.stack([self.descriptor(self.embed(view(images, number))) for number in views], dim=1)
+        return self.descriptors(self.embed_views(images, size, views))
+
+    def descriptors(self, patches: Tensor) -> Tensor:
+        """Return descriptors (B, V, descriptor_dim) of the patches of views (B, V, prefix + N', D)."""
+        flat = self.descriptor(patches.flatten(0, 1))
+        return flat.view(*patches.shape[:2], -1)
 
     def descriptor(self, patches: Tensor) -> Tensor:
         """Return the descriptor (B, descriptor_dim) of patches (B, prefix + N, D), of length √D.

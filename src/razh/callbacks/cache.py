@@ -6,7 +6,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +25,16 @@ from razh.backbones.views import VIEWS
 from razh.distributed import world
 
 log = logging.getLogger(__name__)
-DESCRIPTORS = "descriptors"
+OF_VIEWS = ("descriptors", "view_patches")  # arrays that hold all views of an image, for methods that ask for them
 THUMBNAIL = 112  # side in pixels; enough for the targets of the reconstruction branches
 FORMAT = 1  # part of the key: raise it when the meaning of the arrays changes
 
 
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 """By array, the shape of a row and its type."""
+
+RowsOf = Callable[[TimmBackbone, Tensor, torch.device], dict[str, np.ndarray]]
+"""From uint8 images (B, 3, S, S) to rows of the arrays."""
 
 
 class FeatureCache(Callback):
@@ -41,7 +45,7 @@ class FeatureCache(Callback):
     killed goes on where it stopped, and nothing half-written is ever read. Space is reserved before the first row: a
     full disk is an error at once. Two processes take turns; the devices of one run share the work.
 
-    Descriptors of several views (`TimmBackbone.describe`) have a folder of their own, for methods that ask for them.
+    What is made of several views (`TimmBackbone.describe`, `embed_views`) has a folder of its own.
     View 0 of an image is the deterministic crop that evaluation sees, view 1 its mirror image (training only).
     """
 
@@ -75,26 +79,30 @@ class FeatureCache(Callback):
         arrays: dict[str, np.ndarray] = {}
         if wanted := [name for name in (*backbone.caches, "thumbnail") if name in inputs]:
             store = CacheFolder(self.directory / key, _shapes(backbone, data), views=views, count=count)
-            self._provide(store, backbone, data, trainer)
+            self._provide(store, compute, backbone, data, trainer)
             # Only the views that were filled just now: an older cache may have room for more than that.
             arrays |= {name: store.open(name)[:views] for name in wanted}
-        if DESCRIPTORS in inputs:
-            shape: Shapes = {DESCRIPTORS: ((len(VIEWS), backbone.descriptor_dim), "float16")}
-            store = CacheFolder(self.directory / f"{key}-{DESCRIPTORS}", shape, views=1, count=count)
-            self._provide(store, backbone, data, trainer)
+        for name in (name for name in OF_VIEWS if name in inputs):
+            size = int(pl_module.view_size)  # type: ignore[arg-type]
+            shape = view_shape(name, backbone, size)
+            made_by = cache_key(data.fingerprint, backbone, whole=name == "descriptors")
+            store = CacheFolder(self.directory / f"{made_by}-{name}-{size}", {name: (shape, "float16")}, 1, count)
+            self._provide(store, partial(compute_views, name=name, size=size), backbone, data, trainer)
             # An image and its mirror image have the same views.
-            described = store.open(DESCRIPTORS)
-            arrays[DESCRIPTORS] = np.broadcast_to(described[:1], (views, *described.shape[1:]))
+            kept = store.open(name)
+            arrays[name] = np.broadcast_to(kept[:1], (views, *kept.shape[1:]))
         data.attach(arrays, drop_image=True)
         self._attached = key
         self.seconds += time.perf_counter() - started
 
-    def _provide(self, store: "CacheFolder", backbone: TimmBackbone, data: Any, trainer: Trainer) -> None:
+    def _provide(
+        self, store: "CacheFolder", rows_of: RowsOf, backbone: TimmBackbone, data: Any, trainer: Trainer
+    ) -> None:
         """Reserve the space and fill in what is missing, while other runs wait."""
         lock = FileLock(store.folder.with_name(f"{store.folder.name}.lock"))
         try:
             self._reserve(store, lock, trainer)
-            self._fill(store, backbone, data, trainer.strategy.root_device)
+            self._fill(store, rows_of, backbone, data, trainer.strategy.root_device)
             trainer.strategy.barrier("cache filled")
         finally:
             lock.release()
@@ -114,12 +122,14 @@ class FeatureCache(Callback):
         if problem is not None:  # on every rank, or the others would wait for ever
             raise OSError(problem)
 
-    def _fill(self, store: "CacheFolder", backbone: TimmBackbone, data: Any, device: torch.device) -> None:
+    def _fill(
+        self, store: "CacheFolder", rows_of: RowsOf, backbone: TimmBackbone, data: Any, device: torch.device
+    ) -> None:
         split = data.split
         needed = np.zeros((store.views, store.count), dtype=bool)
         for name in ("train", "validation_query", "validation_database", "query", "database"):
             needed[0, getattr(split, name)] = True
-        if self.flips and DESCRIPTORS not in store.shapes:
+        if store.views > 1 and self.flips:
             needed[1, split.train] = True
         done = store.open("done", mode="r+")
         missing = np.flatnonzero((needed & ~done.astype(bool)).any(axis=0))
@@ -146,8 +156,7 @@ class FeatureCache(Callback):
                 chosen = needed[view, index] & ~done[view, index].astype(bool)
                 if chosen.any():
                     images = batch["image"][torch.from_numpy(chosen)]
-                    make = describe if DESCRIPTORS in store.shapes else compute
-                    store.write(view, index[chosen], make(backbone, images.flip(-1) if view else images, device))
+                    store.write(view, index[chosen], rows_of(backbone, images.flip(-1) if view else images, device))
         backbone.train(was_training)
 
 
@@ -260,10 +269,20 @@ def compute(backbone: TimmBackbone, images: Tensor, device: torch.device) -> dic
 
 
 @torch.no_grad()
-def describe(backbone: TimmBackbone, images: Tensor, device: torch.device) -> dict[str, np.ndarray]:
-    """Return the descriptors of the views of uint8 images (B, 3, S, S)."""
-    parts = [backbone.describe(chunk).half().cpu() for chunk in _chunks(images, device)]
-    return _checked({DESCRIPTORS: torch.cat(parts)}, backbone)
+def compute_views(
+    backbone: TimmBackbone, images: Tensor, device: torch.device, name: str, size: int
+) -> dict[str, np.ndarray]:
+    """Return an array of `OF_VIEWS` for uint8 images (B, 3, S, S), of views `size` pixels wide."""
+    make = backbone.describe if name == "descriptors" else backbone.embed_views
+    return _checked({name: torch.cat([make(chunk, size).half().cpu() for chunk in _chunks(images, device)])}, backbone)
+
+
+def view_shape(name: str, backbone: TimmBackbone, size: int) -> tuple[int, ...]:
+    """Return the shape of an image's row in an array of `OF_VIEWS`."""
+    if name == "descriptors":
+        return (len(VIEWS), backbone.descriptor_dim)
+    patches, dim = backbone.embed(torch.zeros(1, 3, size, size, device=backbone.mean.device), size).shape[1:]
+    return (len(VIEWS), patches, dim)
 
 
 def _chunks(images: Tensor, device: torch.device) -> Iterator[Tensor]:
@@ -279,10 +298,11 @@ def _checked(rows: dict[str, Tensor], backbone: TimmBackbone) -> dict[str, np.nd
     return {name: row.numpy() for name, row in rows.items()}
 
 
-def cache_key(data_fingerprint: str, backbone: TimmBackbone) -> str:
-    """Return the name of the folder for these images, this network and its frozen weights."""
+def cache_key(data_fingerprint: str, backbone: TimmBackbone, whole: bool = False) -> str:
+    """Return the name of the folder for these images, this network and its frozen weights, or the `whole` network's."""
     digest = hashlib.sha256(f"{FORMAT} {data_fingerprint} {backbone.name} {backbone.split} {backbone.freeze}".encode())
-    for name, tensor in sorted(backbone.frozen_state().items()):
+    state = backbone.model.state_dict() if whole else backbone.frozen_state()
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return f"{backbone.name.replace('/', '_')}-{digest.hexdigest()[:16]}"

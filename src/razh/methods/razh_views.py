@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from razh.backbones.timm import TimmBackbone
+from razh.backbones.views import VIEWS
 from razh.method import Batch
 from razh.methods.razh import RAZH
 
@@ -34,6 +35,7 @@ class RAZHViews(RAZH):
         hash_classifier: Literal["linear", "cosine"] = "cosine",
         straight_through: bool = True,
         attribute_share: float = 0.3,
+        view_scale: float = 9 / 7,
         semantic_weight: float = 0.0,
         similarity_weight: float = 10.0,
         classification_weight: float = 0.0,
@@ -50,13 +52,17 @@ class RAZHViews(RAZH):
     ) -> None:
         """Build the method; see `RAZH` for the arguments, of which these have other defaults.
 
+        Its own is `view_scale`: how much larger than an image its views are shown to a convolutional network.
+
         Raises:
-            ValueError: a weight for `mix_hash`, whose mixed images have no views.
+            ValueError: a scale that is not above 0, or a weight for `mix_hash`, whose mixed images have no views.
         """
         if mix_hash_weight:
             raise ValueError(
                 f"mix_hash_weight={mix_hash_weight} needs the feature that RAZH hashes; set it to 0, or METHOD=razh"
             )
+        if not view_scale > 0:
+            raise ValueError(f"view_scale={view_scale} must be above 0; 1 shows views as large as the image")
         super().__init__(
             hash_init=hash_init,
             hash_classifier=hash_classifier,
@@ -76,18 +82,48 @@ class RAZHViews(RAZH):
             smoothness_weight=smoothness_weight,
             **kwargs,
         )
+        self.view_scale = view_scale
 
     def input_dim(self, backbone: TimmBackbone) -> int:
         """Return the width of a descriptor."""
         return backbone.descriptor_dim
 
     @property
+    def view_size(self) -> int:
+        """Side in pixels of the views that the network sees."""
+        return self.backbone.view_size(self.view_scale)
+
+    @property
     def cached_inputs(self) -> tuple[str, ...]:
-        """Return what RAZH's terms on patches need, and the descriptors."""
+        """Return what RAZH's terms on patches need, and what is cached of the views.
+
+        Descriptors are those of the network as it is built: where its last stages train, `similarity` keeps what they
+        knew, if that was anything.
+        """
         needs_patches = self.uses_parts or self.uses("reconstruction")
-        if self.backbone.freeze == "all":
-            return (*(super().cached_inputs if needs_patches else ()), "descriptors")
-        return super().cached_inputs
+        keeps = self.uses("similarity") and self.backbone.has_weights
+        own = {
+            "none": (),
+            "trunk": ("view_patches", *(("descriptors",) if keeps else ())),
+            "all": ("descriptors",),
+        }
+        return (*(super().cached_inputs if needs_patches else ()), *own[self.backbone.freeze])
+
+    def descriptors(self, batch: Batch) -> Tensor:
+        """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe`.
+
+        A network that trains describes one view of each image (of live images, one for the whole batch): V is 1 there.
+        """
+        cached, patches = batch.get("descriptors"), batch.get("view_patches")
+        if cached is not None and patches is None:
+            return cached.to(self.dtype)
+        if patches is not None:
+            if self.training:
+                drawn = torch.randint(patches.shape[1], (len(patches),)).to(patches.device)
+                patches = patches[torch.arange(len(patches), device=patches.device), drawn].unsqueeze(1)
+            return self.backbone.descriptors(patches.to(self.dtype))
+        views = [int(torch.randint(len(VIEWS), ()))] if self.training else range(len(VIEWS))
+        return self.backbone.describe(batch["image"], self.view_size, views)
 
     def hash_input(self, batch: Batch) -> Tensor:
         """Return the mean descriptor (B, D); in training one view's for half of the images."""
@@ -101,5 +137,6 @@ class RAZHViews(RAZH):
         return torch.where(single[:, None], descriptors[rows, drawn], mean)
 
     def kept_feature(self, feature: Tensor, batch: Batch) -> Tensor:
-        """Return the mean descriptor (B, D), whichever view was shown."""
-        return self.descriptors(batch).mean(dim=1) if "descriptors" in batch else feature
+        """Return the mean descriptor (B, D) by the network as it was built; where it is not kept, what is hashed."""
+        kept = batch.get("descriptors")
+        return feature if kept is None else kept.to(self.dtype).mean(dim=1)
