@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -14,10 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from filelock import FileLock, Timeout
 
+from razh.benchmark import warm
 from razh.benchmark.cells import LOG, Job
 
 __all__ = ["PROGRAM", "Outcome", "Runner", "claimed", "cores"]
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 PROGRAM = (sys.executable, "-m", "razh")
 POLL = 0.1  # seconds between two looks at the processes
 GRACE = 30.0  # seconds that a process has to save its checkpoint when it is told to stop
-PR_SET_PDEATHSIG = 1
 INHERITED = ("RAZH_RUN_DIR", "RAZH_RESUME", "LOCAL_RANK", "RANK", "WORLD_SIZE")  # belong to the process that has them
 
 
@@ -45,7 +44,7 @@ class Outcome:
 @dataclass
 class _Running:
     job: Job
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | warm.Forked
     log: IO[bytes]
     started: float
     offset: int
@@ -57,7 +56,8 @@ class Runner:
 
     Attributes:
         workers: processes at a time.
-        program: what a job's command and arguments are given to.
+        program: what a job's command and arguments are given to; the default one is forked from a process that has
+            imported it, where the system lets that work.
         gpus: ids for CUDA_VISIBLE_DEVICES, shared out among the workers; empty: each process sees what this one sees.
         keep_checkpoints: of jobs that are done; without them a benchmark of hundreds of cells fits on a disk.
     """
@@ -67,7 +67,7 @@ class Runner:
     gpus: Sequence[str] = ()
     keep_checkpoints: bool = False
     _times: dict[str, list[float]] = field(default_factory=dict)
-    _signals: dict[int, Any] = field(default_factory=dict)
+    _server: warm.ForkServer | None = None
 
     def run(self, jobs: Sequence[Job], what: str = "cells", done: Callable[[Job], str] = lambda job: "") -> Outcome:
         """Run what is not done yet.
@@ -90,7 +90,7 @@ class Runner:
         computed: list[Job] = []
         failed: list[Job] = []
         told = False
-        with self._interrupts():
+        with self._interrupts(), self._serving():
             try:
                 waited: set[str] = set()
                 while pending or running:
@@ -125,6 +125,19 @@ class Runner:
         finally:
             signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
+    @contextlib.contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Close the fork server, if one was needed."""
+        try:
+            yield
+        finally:
+            self._end_server()
+
+    def _end_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
     @staticmethod
     def _next(pending: deque[Job], waited: set[str]) -> Job | None:
         """Return the first job whose folder is free; one that is busy is left for later."""
@@ -146,26 +159,29 @@ class Runner:
             job.clear()
         job.folder.mkdir(parents=True, exist_ok=True)
         job.note(state="running", attempts=attempts, error="")
-        command = [*self.program, job.command, *job.arguments]
         file = (job.folder / LOG).open("ab")
         offset = file.seek(0, os.SEEK_END)
-        process = subprocess.Popen(
-            command,
+        return _Running(job, self._launch(job, slot, file), file, time.monotonic(), offset)
+
+    def _launch(self, job: Job, slot: int, file: IO[bytes]) -> subprocess.Popen[bytes] | warm.Forked:
+        """Start a process in a session of its own: Ctrl-C comes to us alone, and we tell it."""
+        environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.workers)))
+        gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
+        if warm.AVAILABLE and self.program == PROGRAM:
+            if self._server is None or not self._server.alive:
+                self._end_server()
+                self._server = warm.ForkServer(environment, file)
+            return self._server.fork([job.command, *job.arguments], job.folder / LOG, gpu)
+        return subprocess.Popen(
+            [*self.program, job.command, *job.arguments],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=self._environment(slot),
-            start_new_session=True,  # Ctrl-C comes to us alone, and we tell them
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # safe: we have no threads
+            env=environment | gpu,
+            start_new_session=True,
+            preexec_fn=warm.die_with_parent if sys.platform == "linux" else None,  # safe: we have no threads
         )
-        return _Running(job, process, file, time.monotonic(), offset)
-
-    def _environment(self, slot: int) -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.workers)))
-        if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        return environment
 
     def _finish(
         self,
@@ -175,7 +191,7 @@ class Runner:
         done: Callable[[Job], str],
         progress: tuple[int, int, deque[Job], dict[int, _Running]],
     ) -> None:
-        job, status = ended.job, ended.process.returncode
+        job, status = ended.job, ended.process.wait()
         ended.log.close()
         seconds = time.monotonic() - ended.started
         job.note(seconds=round(float(job.about().get("seconds", 0.0)) + seconds, 2))
@@ -192,6 +208,8 @@ class Runner:
         else:
             killed = status < 0 or status >= 128
             reason = f"killed by signal {abs(status) % 128}" if killed else job.reason(ended.offset)
+            if status == warm.LOST:
+                reason = "the process that cells are forked from has died"
             if status == 0:
                 reason = "ended well, but left no result"
             job.note(state="interrupted" if killed else "failed", error=reason)
@@ -238,17 +256,12 @@ class Runner:
                 one.job.note(state="interrupted")
 
 
-def _signal(process: subprocess.Popen[bytes], signum: int, *, group: bool) -> None:
+def _signal(process: subprocess.Popen[bytes] | warm.Forked, signum: int, *, group: bool) -> None:
     with contextlib.suppress(ProcessLookupError):  # it has ended by itself
         if group:
             os.killpg(process.pid, signum)
         elif process.poll() is None:
-            process.send_signal(signum)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process, with a checkpoint, if the benchmark is killed outright."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            os.kill(process.pid, signum)
 
 
 def readable_time(seconds: float) -> str:
