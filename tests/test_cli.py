@@ -237,6 +237,17 @@ def test_debug_shows_where_an_error_was_raised():
         main(["train", "--method=nope", "--debug"])
 
 
+def test_one_batch_is_not_all_of_them():
+    """In a fresh process, where other packages' types are known before Lightning's: 1 must not become 1.0."""
+    command = [sys.executable, "-m", "razh", "fit", "--dataset=synthetic", "--method=itq", "--print_config"]
+    printed = subprocess.run(
+        [*command, "--trainer.limit_val_batches=0.5"], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    limits = yaml.safe_load(printed)["trainer"]
+    assert (limits["limit_train_batches"], limits["limit_val_batches"]) == (1, 0.5)
+    assert isinstance(limits["limit_train_batches"], int)
+
+
 def test_menu_version_and_unknown_command(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out

@@ -13,6 +13,33 @@ log = logging.getLogger(__name__)
 class Trainer(LightningTrainer):
     """Lightning's Trainer, and `train`: fit, then test the best checkpoint."""
 
+    def __init__(
+        self,
+        *,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Build the trainer; see Lightning's for all arguments.
+
+        Those that are named here mean one thing as a whole number (1 batch) and another as a share (1.0: all). The
+        command line tries the types in the order in which they are written, and Lightning's own order can get lost:
+        `typing` takes Union[int, float] and Union[float, int], which another package may have asked for, for equal.
+        """
+        super().__init__(
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches,
+            overfit_batches=overfit_batches,
+            val_check_interval=val_check_interval,
+            **kwargs,
+        )
+
     def train(
         self,
         model: LightningModule,
