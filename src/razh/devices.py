@@ -82,7 +82,7 @@ def cpu_has_bf16() -> bool:
 
 def trains_batch_norm(model: nn.Module) -> bool:
     """Tell whether a model has batch normalisation whose statistics move in training."""
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training)
     return any(p.requires_grad for norm in norms for p in norm.parameters(recurse=False))
 
 

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from razh.backbones.timm import TimmBackbone, load_weights, pool_grid
+from razh.devices import trains_batch_norm
 
 SIZE = 64
 STAGES = {"test_vit": 6, "test_efficientnet": 7, "test_resnet": 5, "test_convnext": 6}
@@ -162,6 +163,22 @@ def test_batch_norm_behind_the_trunk_trains(name, split):
     frozen = backbone.frozen_state()
     assert all(after[k] - counts[k] == (0 if k in frozen else 1) for k in counts)
     assert {k in frozen for k in counts} == {True, False}
+
+
+@pytest.mark.parametrize("name", [name for name, _ in BATCH_NORM])
+def test_trained_weights_keep_their_batch_statistics(tmp_path, name):
+    saved(tmp_path / "w.pth", name)
+    own = {"name": name, "split": 2, "image_size": SIZE, "checkpoint": str(tmp_path / "w.pth")}
+    for backbone, moves in ((TimmBackbone(**own), False), (TimmBackbone(**own, batch_statistics=True), True)):
+        before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+        backbone.eval()
+        backbone.train()
+        train_a_little(backbone)
+        moved = {key for key, value in backbone.model.state_dict().items() if not torch.equal(value, before[key])}
+        assert any(key.endswith("running_mean") for key in moved) == moves
+        norms = {f"{n}.weight" for n, m in backbone.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+        assert moved & norms  # scale and shift train either way
+        assert trains_batch_norm(backbone) == moves
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])

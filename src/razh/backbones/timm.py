@@ -46,6 +46,7 @@ class TimmBackbone(nn.Module):
         pretrained: bool = False,
         checkpoint: str | None = None,
         freeze: Literal["none", "trunk", "all"] = "none",
+        batch_statistics: bool | None = None,
     ) -> None:
         """Build the network.
 
@@ -56,6 +57,8 @@ class TimmBackbone(nn.Module):
             pretrained: fetch timm's weights from its hub (needs a network).
             checkpoint: a local file of weights instead, `.safetensors` or a plain torch state dict.
             freeze: `trunk` freezes `embed`, `all` freezes everything.
+            batch_statistics: batch normalisation trains on the batch's mean and variance, and follows them; None: only
+                if there are no trained weights, whose statistics a few hundred steps would replace by worse ones.
 
         Raises:
             ValueError: unknown network or family, a split out of range, or weights that do not fit.
@@ -65,6 +68,7 @@ class TimmBackbone(nn.Module):
         _check_name(name)
         self.name, self.split, self.image_size, self.freeze = name, split, image_size, freeze
         self.has_weights = pretrained or checkpoint is not None
+        self.batch_statistics = not self.has_weights if batch_statistics is None else batch_statistics
         size = {"img_size": image_size} if _takes_image_size(name) else {}
         # A local checkpoint wins over the hub: it was named on purpose.
         self.model = timm.create_model(name, pretrained=pretrained and checkpoint is None, num_classes=0, **size)
@@ -141,8 +145,12 @@ class TimmBackbone(nn.Module):
         return [*first, *self.stages[: self.split]]
 
     def train(self, mode: bool = True) -> "TimmBackbone":
-        """Set training mode; frozen parts stay in evaluation mode, or their batch statistics would drift."""
+        """Set training mode; frozen parts and kept statistics stay in evaluation mode, or they would drift."""
         super().train(mode)
+        if not self.batch_statistics:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         if self.freeze == "all":
             self.model.eval()
         elif self.freeze == "trunk":

@@ -300,7 +300,8 @@ def _checked(rows: dict[str, Tensor], backbone: TimmBackbone) -> dict[str, np.nd
 
 def cache_key(data_fingerprint: str, backbone: TimmBackbone, whole: bool = False) -> str:
     """Return the name of the folder for these images, this network and its frozen weights, or the `whole` network's."""
-    digest = hashlib.sha256(f"{FORMAT} {data_fingerprint} {backbone.name} {backbone.split} {backbone.freeze}".encode())
+    cut = "" if whole else f" {backbone.split} {backbone.freeze}"
+    digest = hashlib.sha256(f"{FORMAT} {data_fingerprint} {backbone.name}{cut}".encode())
     state = backbone.model.state_dict() if whole else backbone.frozen_state()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode())
