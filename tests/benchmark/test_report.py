@@ -44,6 +44,18 @@ def test_tables_have_the_figures_of_the_cells(out):
     assert "](curves/smoke_synthetic_ps.png)" in text
 
 
+def test_measures_of_parts_stand_in_the_tables_of_methods_that_have_them(out):
+    text = (out / "tables.md").read_text()
+    section = text.split("# Parts and attributes")[1].split("# Cost")[0]
+    assert "| method | NMI | AUC of attributes: parts | different attributes |" in section
+    values = [r["parts/nmi"] for r in Summary.of(out).rows if (r["label"], r["bits"]) == ("razh", 32)]
+    assert len(values) > 1
+    mean, deviation = np.mean(values), np.std(values, ddof=1)
+    assert f"| razh | {mean:.3f} ± {deviation:.3f} | .600 ± .000 | 3.0 |".replace("0.", ".", 2) in section
+    assert "| ce |" not in section
+    assert "Parts and attributes" in (out / "tables.tex").read_text()
+
+
 def test_a_document_is_generated_with_notes_whose_figures_are_filled_in(out, tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()

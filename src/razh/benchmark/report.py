@@ -39,6 +39,21 @@ DETAILS = {
     "seen": "test/seen/map",
     "harmonic": "test/harmonic/map",
 }
+PARTS = {  # docs/measures.md says what they are
+    "NMI": "parts/nmi",
+    "ARI": "parts/ari",
+    "NMI, foreground": "parts/nmi_foreground",
+    "ARI, foreground": "parts/ari_foreground",
+    "IoU": "parts/iou",
+    "same part in the mirror image": "parts/flip_consistency_foreground",
+    "part's attribute is the class's": "attributes/part_accuracy",
+    "… shuffled": "attributes/part_accuracy_shuffled",
+    "exact attribute": "attributes/exact_accuracy",
+    "… shuffled (exact)": "attributes/exact_accuracy_shuffled",
+    "AUC of attributes: parts": "attributes/auc",
+    "feature": "attributes/auc_feature",
+    "code": "attributes/auc_hash",
+}
 PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 begin, end = "<!-- razh report: begin, generated -->", "<!-- razh report: end -->"
 
@@ -188,6 +203,23 @@ def _details(summary: Summary, sort: bool = False) -> tuple[list[str], list[list
     return ["method", *shown, "worst – best order of ties (unseen)"], rows
 
 
+def _parts(summary: Summary) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of the measures of parts and attributes in the headline column, where there are any."""
+    protocol, bits = summary.headline
+    rows_of = [row for row in summary.rows if (row["protocol"], row["bits"]) == (protocol, bits)]
+    found = {name: columns(rows_of, metric)[protocol, bits] for name, metric in PARTS.items()}
+    shown = {name: column for name, column in found.items() if column.ranked}
+    nearest = columns(rows_of, "attributes/distinct_nearest")[protocol, bits]
+    rows = []
+    for label in summary.labels:
+        entries = [column.entries.get(label, Entry({}, 0)) for column in shown.values()]
+        if any(entry.values for entry in entries):
+            different = nearest.entries[label]
+            count = f"{different.mean:.1f}" if different.values else "–"
+            rows.append([label, *(spread(entry) for entry in entries), count])
+    return ["method", *shown, "different attributes"], rows
+
+
 def _band(low: Column | None, high: Column | None, label: str) -> str:
     ends = [column.entries.get(label) if column is not None else None for column in (low, high)]
     means = [entry.mean for entry in ends if entry is not None and entry.values]
@@ -264,6 +296,13 @@ def markdown_section(summary: Summary, pictures: Mapping[str, str], level: int =
     details = _details(summary)
     if details[1]:
         parts += [f"{head}# All tasks at {bits} bits, `{protocol}`", markdown(*details)]
+    measured = _parts(summary)
+    if measured[1]:
+        words = (
+            "Unseen queries; no label is used to find anything (docs/measures.md). What counts is how far a figure is "
+            "from its shuffled one."
+        )
+        parts += [f"{head}# Parts and attributes at {bits} bits, `{protocol}`", words, markdown(*measured)]
     parts += [f"{head}# Cost", _machine(summary), markdown(*_cost(summary))]
     if summary.plan.trials:
         found = [cell.tuned_on for cell in summary.plan.cells.values() if cell.tuned_on not in ("", NOTHING)]
@@ -400,6 +439,8 @@ def tex(summary: Summary) -> str:
     details = _details(summary)
     if details[1]:
         tables.append(latex(*details, f"All tasks at {bits} bits: {settings['dataset']}, protocol {protocol}."))
+    if (measured := _parts(summary))[1]:
+        tables.append(latex(*measured, f"Parts and attributes: {settings['dataset']}, protocol {protocol}."))
     return "\n\n".join(tables) + "\n"
 
 
