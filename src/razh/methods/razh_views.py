@@ -16,7 +16,8 @@ class RAZHViews(RAZH):
 
     - Encoding: the mean descriptor of four views of the image (itself, its middle enlarged, and the mirror images of
       both), see `TimmBackbone.describe`. In training half of the images show the mean, the others one view, so that
-      the head learns what survives a change of view. Costs four passes of the backbone for each image.
+      the head learns what survives a change of view. Costs four passes of the backbone for each image, of views that
+      are `view_scale` times as large.
     - Start: PCA + ITQ of features whitened within classes (`hash_init=whitened`).
     - Classes are told by the cosine of the code with learnt class codes and a margin (`hash_classifier=cosine`), in the
       place of RAZH's linear and semantic classifiers.
@@ -25,7 +26,8 @@ class RAZHViews(RAZH):
     - The terms on parts and both branches have weight 0: on frozen backbones nothing that was measured came from them.
       Any of them is switched on by its weight.
 
-    A backbone whose trunk alone is frozen serves cached patches, which show one view only.
+    Where a frozen trunk's last stages train, an image shows one view a step, from cached patches of all views, and
+    `similarity` keeps that of the network as it was built.
     """
 
     def __init__(
