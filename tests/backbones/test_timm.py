@@ -203,6 +203,19 @@ def test_unfrozen_network_trains_everything(name, split):
         assert parameter.grad is not None, key
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_features_do_not_depend_on_how_many_are_computed_at_a_time(name):
+    backbone = TimmBackbone(name, split=2, image_size=SIZE).eval()
+    patches = backbone.embed(images(19)).detach()
+    whole = backbone.encode(patches)  # with gradients: all at once
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.encode(patches), whole, rtol=1e-4, atol=1e-4)
+        views = torch.stack([patches, patches.flip(0)], dim=1)
+        described = backbone.descriptors(views)
+    assert described.shape == (19, 2, backbone.descriptor_dim)
+    torch.testing.assert_close(described[:, 0], backbone.descriptor(patches), rtol=1e-4, atol=1e-4)
+
+
 def test_tells_whether_it_has_trained_weights(tmp_path):
     saved(tmp_path / "w.pth", "test_vit")
     assert not TimmBackbone("test_vit", image_size=SIZE).has_weights

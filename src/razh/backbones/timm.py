@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -219,7 +219,7 @@ class TimmBackbone(nn.Module):
 
     def encode(self, patches: Tensor) -> Tensor:
         """Return the feature (B, feature_dim) of patches (B, prefix + N, D)."""
-        return self.pool(self.contextualise(patches))
+        return few_at_a_time(lambda chunk: self.pool(self.contextualise(chunk)), patches)
 
     def view_size(self, scale: float) -> int:
         """Return the side in pixels of a view that is `scale` times an image; a ViT takes images of its own size only.
@@ -243,7 +243,7 @@ class TimmBackbone(nn.Module):
 
     def descriptors(self, patches: Tensor) -> Tensor:
         """Return descriptors (B, V, descriptor_dim) of the patches of views (B, V, prefix + N', D)."""
-        flat = self.descriptor(patches.flatten(0, 1))
+        flat = few_at_a_time(self.descriptor, patches.flatten(0, 1))
         return flat.view(*patches.shape[:2], -1)
 
     def descriptor(self, patches: Tensor) -> Tensor:
@@ -260,6 +260,13 @@ class TimmBackbone(nn.Module):
         if not (hasattr(self.model, "conv_stem") or hasattr(self.model, "layer4")):
             return self.pool(tokens)
         return tokens.clamp(min=1e-6).pow(3).mean(dim=1).pow(1 / 3)
+
+
+def few_at_a_time(function: Callable[[Tensor], Tensor], rows: Tensor, count: int = 16) -> Tensor:
+    """Return function(rows); without gradients on a CPU some at a time: its caches hold the maps of few images."""
+    if rows.device.type != "cpu" or torch.is_grad_enabled() or len(rows) <= count:
+        return function(rows)
+    return torch.cat([function(chunk) for chunk in torch.split(rows, count)])
 
 
 def _check_name(name: str) -> None:
