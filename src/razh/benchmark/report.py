@@ -90,7 +90,7 @@ def draw(summary: Summary, folder: Path) -> dict[str, Path]:
         settings = summary.plan.settings
         title = f"{settings['dataset']} · {protocol} · {settings['backbone']}"
         chance = _chance(summary, protocol)
-        path = folder / f"{_slug(' '.join((summary.plan.name, settings['dataset'], protocol)))}.png"
+        path = folder / f"{_slug(' '.join((summary.name, settings['dataset'], protocol)))}.png"
         if len(found) > 1 and not summary.plan.reference:
             figure = curves_figure(found, chance, _what(summary), title)
         else:
@@ -273,7 +273,8 @@ def markdown_section(summary: Summary, pictures: Mapping[str, str], level: int =
         level: of its heading.
     """
     head, settings = "#" * level, summary.plan.settings
-    parts = [f"{head} {summary.plan.title}: {settings['dataset']}, {settings['backbone']}", _facts(summary)]
+    tuned = ", tuned" if summary.plan.trials else ""
+    parts = [f"{head} {summary.plan.title}{tuned}: {settings['dataset']}, {settings['backbone']}", _facts(summary)]
     for protocol in summary.protocols:
         counted = len({row["seed"] for row in summary.rows if row["protocol"] == protocol})
         prints = {
@@ -306,12 +307,8 @@ def markdown_section(summary: Summary, pictures: Mapping[str, str], level: int =
     parts += [f"{head}# Cost", _machine(summary), markdown(*_cost(summary))]
     if summary.plan.trials:
         found = [cell.tuned_on for cell in summary.plan.cells.values() if cell.tuned_on not in ("", NOTHING)]
-        tuned = f"Options were chosen on {found[0]}." if found else "No method here has anything to search."
-        parts += [
-            f"{head}# Tuning",
-            tuned,
-            markdown(*_tuning(summary)),
-        ]
+        words = f"Options were chosen on {found[0]}." if found else "No method here has anything to search."
+        parts += [f"{head}# Tuning", words, markdown(*_tuning(summary))]
     elif words := _tuned_defaults(summary):
         parts.append(words)
     if problems := _problems(summary):
@@ -473,7 +470,7 @@ def fill(text: str, summaries: Iterable[Summary], where: str) -> str:
     Raises:
         ValueError: a placeholder names nothing that was measured.
     """
-    by_name = {summary.plan.name: summary for summary in summaries}
+    by_name = {summary.name: summary for summary in summaries}
 
     def figure(found: re.Match[str]) -> str:
         parts = [part.strip() for part in found[1].split("|")]

@@ -64,6 +64,11 @@ class Summary:
         summary = cls(out, plan, rows, found, mean_ranks(found), {}, by)
         return cls(**{**vars(summary), "differences": {k: summary._differences(c) for k, c in found.items()}})
 
+    @property
+    def name(self) -> str:
+        """The benchmark's name in pictures and placeholders: its file's, with `-tuned` behind it after `--tune`."""
+        return self.plan.name + ("-tuned" if self.plan.trials else "")
+
     def _differences(self, column: Column) -> dict[str, Difference]:
         reference = self.reference(column)
         if reference is None or len(column.ranked) < 2:
