@@ -62,6 +62,14 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     return joined
 
 
+def whole_batch(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Return each of the tensors (n_r, ...) with the rows of all ranks, see `gather_with_gradient`.
+
+    For losses over pairs of images or over a batch: they do not depend on the number of devices then.
+    """
+    return tuple(gather_with_gradient(tensor) for tensor in rows)
+
+
 class _OwnRows(torch.autograd.Function):
     """Rows of all ranks going forward; the gradient of the own ones, times a factor, going back."""
 

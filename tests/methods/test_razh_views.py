@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from razh.backbones.views import VIEWS, view
+from razh.losses.hashing import supervised_contrastive_loss
 from razh.methods.razh_views import RAZHViews
 
 
@@ -29,6 +30,24 @@ def test_default_terms_need_no_patches(make_method, make_backbone):
     assert method.cached_inputs == ("descriptors",)
     assert not hasattr(method, "clustering")
     assert not hasattr(method, "decoder")
+
+
+@pytest.mark.parametrize("bits", [24, 32])
+def test_short_codes_contrast_pairs_and_have_no_class_codes(make_method, make_backbone, bits):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), bits=bits).eval()
+    batch = batch_of_descriptors(method)
+    assert hasattr(method, "hash_classifier") == (bits >= 32)
+    signs = method.hash_logits(batch).sign()
+    contrast = supervised_contrastive_loss(signs, batch["label"], 0.3)
+    hashed = method.losses(batch)["hash"]
+    assert torch.isclose(hashed, contrast) == (bits < 32)
+    hashed.backward()
+    assert method.head.weight.grad.abs().sum() > 0
+
+
+def test_a_contrast_without_temperature_is_refused(make_method):
+    with pytest.raises(ValueError, match=r"contrast_temperature=0 must be above 0"):
+        make_method(RAZHViews, contrast_temperature=0)
 
 
 def test_switched_on_parts_ask_for_patches_too(make_method, make_backbone):
@@ -134,7 +153,7 @@ def test_mixed_images_are_refused(make_method):
 
 
 def test_hash_term_is_the_cosine_classifier_on_signs(make_method, make_backbone):
-    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), similarity_weight=0.0).eval()
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), bits=32, similarity_weight=0.0).eval()
     batch = batch_of_descriptors(method)
     signs = torch.where(method.hash_logits(batch) >= 0, 1.0, -1.0)
     cosines = F.normalize(signs, dim=1) @ F.normalize(method.hash_classifier.weight, dim=1).T

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from razh.distributed import whole_batch
 from razh.layers.hash import HashHead
 from razh.layers.regression import AttributeRegressor
 from razh.losses.attributes import centred_prototypes
@@ -70,10 +71,11 @@ class AgNet(HashingMethod):
         """Return attribute regression, pairwise similarity and quantisation."""
         feature, label = self.feature(batch), batch["label"]
         logits = self.head(self.regressor(feature))
+        every, labels = whole_batch(logits, label)
         if self.similarity == "class":
-            pairs = pairwise_likelihood_loss(logits, label)
+            pairs = pairwise_likelihood_loss(every, labels)
         else:
-            pairs = similarity_loss(logits, self.prototypes[label])
+            pairs = similarity_loss(every, self.prototypes[labels])
         return {
             "attributes": self.attribute_weight * self.regressor.loss(feature, self.class_attributes[label]),
             "similarity": self.similarity_weight * pairs,

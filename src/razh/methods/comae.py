@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from razh.distributed import whole_batch
 from razh.losses.attributes import (
     attribute_contrast_loss,
     attribute_regression_loss,
@@ -121,8 +122,8 @@ class COMAE(HashingMethod):
         strength = self.class_attributes[label]
         scores = predicted @ self.prototypes[self.train_classes].T
         views = torch.cat([logits, self.attribute_view(predicted - self.mean_strength), self.feature_view(feature)])
-        contrast = attribute_contrast_loss(predicted, strength, self.contrast_temperature)
-        classes = supervised_contrastive_loss(views, label.repeat(3), self.class_temperature)
+        contrast = attribute_contrast_loss(*whole_batch(predicted, strength), self.contrast_temperature)
+        classes = supervised_contrastive_loss(*whole_batch(views, label.repeat(3)), self.class_temperature)
         return {
             "hash": cosine_margin_loss(logits, self.weight, targets, self.scale, self.margin),
             "distance": -self.mean_weight * distances.mean(),

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from razh.distributed import whole_batch
 from razh.losses.hashing import magnitude_loss, pairwise_likelihood_loss
 from razh.method import Batch, HashingMethod
 
@@ -32,8 +33,8 @@ class DPSH(HashingMethod):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of pairs and of the size of logits."""
-        logits = self.hash_logits(batch)
+        logits, labels = whole_batch(self.hash_logits(batch), batch["label"])
         return {
-            "pairwise": pairwise_likelihood_loss(logits, batch["label"]),
+            "pairwise": pairwise_likelihood_loss(logits, labels),
             "magnitude": self.magnitude_weight * magnitude_loss(logits, 2),
         }

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from razh.distributed import whole_batch
 from razh.losses.hashing import magnitude_loss, triplet_likelihood_loss
 from razh.method import Batch, HashingMethod
 
@@ -34,8 +35,8 @@ class DTSH(HashingMethod):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of triplets and of the size of logits."""
-        logits = self.hash_logits(batch)
+        logits, labels = whole_batch(self.hash_logits(batch), batch["label"])
         return {
-            "triplet": triplet_likelihood_loss(logits, batch["label"], self.margin_per_bit * self.bits),
+            "triplet": triplet_likelihood_loss(logits, labels, self.margin_per_bit * self.bits),
             "magnitude": self.magnitude_weight * magnitude_loss(logits, 2),
         }

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from razh.distributed import whole_batch
 from razh.losses.hashing import pairwise_likelihood_loss
 from razh.method import Batch, HashingMethod
 
@@ -53,6 +54,7 @@ class HashNet(HashingMethod):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the term of pairs."""
-        codes = (self.slope() * self.hash_logits(batch)).tanh()
+        logits, labels = whole_batch(self.hash_logits(batch), batch["label"])
+        codes = (self.slope() * logits).tanh()
         scale = self.similarity_scale / self.bits
-        return {"pairwise": pairwise_likelihood_loss(codes, batch["label"], scale)}
+        return {"pairwise": pairwise_likelihood_loss(codes, labels, scale)}

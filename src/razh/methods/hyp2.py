@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from razh.distributed import whole_batch
 from razh.losses.centres import hash_centres, smallest_distance
 from razh.losses.hashing import irrelevant_pair_loss, proxy_margin_loss
 from razh.method import Batch, HashingMethod
@@ -45,7 +46,8 @@ class HyP2(HashingMethod):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of proxies and of pairs."""
         logits = self.hash_logits(batch)
+        every, labels = whole_batch(logits, batch["label"])
         return {
             "proxy": proxy_margin_loss(logits, self.proxies, self.targets(batch), self.threshold),
-            "pairwise": self.pair_weight * irrelevant_pair_loss(logits, batch["label"], self.threshold),
+            "pairwise": self.pair_weight * irrelevant_pair_loss(every, labels, self.threshold),
         }

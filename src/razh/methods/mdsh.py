@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from razh.distributed import whole_batch
 from razh.losses.centres import hash_centres
 from razh.losses.hashing import centre_likelihood_loss, positive_pair_loss, quantization_loss
 from razh.method import Batch, HashingMethod
@@ -50,8 +51,9 @@ class MDSH(HashingMethod):
         """Return the likelihood of the own centre, the term of pairs, and quantisation."""
         logits = self.hash_logits(batch)
         code = logits.tanh()
+        every, labels = whole_batch(code, batch["label"])
         return {
             "centre": centre_likelihood_loss(code, self.centres, self.targets(batch)),
-            "pairwise": self.pair_weight * positive_pair_loss(code, batch["label"]),
+            "pairwise": self.pair_weight * positive_pair_loss(every, labels),
             "quantization": self.quantization_weight * quantization_loss(logits),
         }

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from razh.backbones.timm import pool_grid
-from razh.distributed import gather_with_gradient
+from razh.distributed import gather_with_gradient, whole_batch
 from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match
 from razh.layers.decoder import PatchDecoder, hide, pixel_targets
 from razh.layers.hash import straight_through_sign
@@ -77,6 +77,8 @@ class RAZH(HashingMethod):
         scale: float = 10.0,
         hash_classifier: Literal["linear", "cosine"] = "linear",
         margin: float = 0.2,
+        contrast_below: int = 0,
+        contrast_temperature: float = 0.3,
         straight_through: bool = False,
         attribute_share: float = 0.0,
         hash_weight: float = 1.0,
@@ -126,9 +128,11 @@ class RAZH(HashingMethod):
             scale: γ of the cosine logits.
             hash_classifier: of the `hash` term: `linear`, or `cosine` with learnt class codes and a margin (CosFace).
             margin: of the cosine classifier.
+            contrast_below: codes of fewer bits have no such classifier: `hash` contrasts pairs of them (SupCon).
+            contrast_temperature: t of that contrast.
             straight_through: the terms on the hash logits see their signs, and the gradient passes.
             attribute_share: share of the classes' attribute similarity in what `similarity` keeps.
-            hash_weight: cross-entropy of a classifier on the hash logits.
+            hash_weight: cross-entropy of a classifier on the hash logits, or the contrast of short codes.
             semantic_weight: cross-entropy of the hash logits' cosine with the class attributes.
             pairwise_weight: pairwise likelihood of the hash logits.
             similarity_weight: keeps the feature's similarity in the code.
@@ -148,7 +152,8 @@ class RAZH(HashingMethod):
             **kwargs: see `HashingMethod`.
 
         Raises:
-            ValueError: a share out of [0, 1], or fewer than one image for the branches.
+            ValueError: a share out of [0, 1], a temperature that is not above 0, or fewer than one image for the
+                branches.
         """
         super().__init__(**kwargs)
         for name, share in (
@@ -159,7 +164,9 @@ class RAZH(HashingMethod):
         ):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share} must lie in [0, 1]")
-        self.margin = margin
+        if not contrast_temperature > 0:
+            raise ValueError(f"contrast_temperature={contrast_temperature} must be above 0")
+        self.margin, self.contrast_temperature = margin, contrast_temperature
         self.straight_through, self.attribute_share = straight_through, attribute_share
         if branch_images < 1:
             raise ValueError(f"branch_images={branch_images} must be at least 1; switch a branch off by weight 0")
@@ -192,7 +199,7 @@ class RAZH(HashingMethod):
         self.register_buffer("prototypes", prototypes[self.train_classes])
         self.register_buffer("own", attribute_losses.own_attributes(self.class_attributes, own_threshold))
         self.register_buffer("feature_mean", torch.zeros(self.head.in_features))
-        self._build_classifiers(classifier, hash_classifier)
+        self._build_classifiers(classifier, "contrast" if self.bits < contrast_below else hash_classifier)
         self._build_parts(
             SoftPartClustering(
                 self.backbone.dim,
@@ -219,7 +226,8 @@ class RAZH(HashingMethod):
 
     def _build_classifiers(self, kind: str, hash_kind: str) -> None:
         attributes, classes = self.prototypes.shape[1], len(self.train_classes)
-        if self.uses("hash", "mix_hash"):
+        self.hash_kind = hash_kind
+        if self.uses("hash", "mix_hash") and hash_kind != "contrast":
             self.hash_classifier = nn.Linear(self.bits, classes, bias=hash_kind == "linear")
         if self.uses("semantic"):
             self.hash_semantic = nn.Linear(self.bits, attributes)
@@ -280,17 +288,11 @@ class RAZH(HashingMethod):
             scores = attribute_losses.semantic_logits(self.hash_semantic(logits), self.prototypes, self.scale)
             terms["semantic"] = F.cross_entropy(scores, targets)
         if self.uses("pairwise"):
-            terms["pairwise"] = hash_losses.pairwise_likelihood_loss(
-                gather_with_gradient(logits), gather_with_gradient(targets)
-            )
+            terms["pairwise"] = hash_losses.pairwise_likelihood_loss(*whole_batch(logits, targets))
         if self.uses("similarity"):
             centred = (self.kept_feature(feature, batch) - self.feature_mean).detach()
-            terms["similarity"] = hash_losses.similarity_loss(
-                gather_with_gradient(logits),
-                gather_with_gradient(centred),
-                gather_with_gradient(self.prototypes[targets]),
-                self.attribute_share,
-            )
+            rows = whole_batch(logits, centred, self.prototypes[targets])
+            terms["similarity"] = hash_losses.similarity_loss(*rows, self.attribute_share)
         if self.uses("quantization"):
             terms["quantization"] = hash_losses.quantization_loss(logits)
         if self.uses("balance"):
@@ -303,7 +305,9 @@ class RAZH(HashingMethod):
         return terms
 
     def _hash_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if self.hash_classifier.bias is not None:
+        if self.hash_kind == "contrast":
+            return hash_losses.supervised_contrastive_loss(*whole_batch(logits, targets), self.contrast_temperature)
+        if self.hash_kind == "linear":
             return F.cross_entropy(self.hash_classifier(logits), targets)
         return hash_losses.cosine_margin_loss(logits, self.hash_classifier.weight, targets, self.scale, self.margin)
 

@@ -20,7 +20,8 @@ class RAZHViews(RAZH):
       are `view_scale` times as large.
     - Start: PCA + ITQ of features whitened within classes (`hash_init=whitened`).
     - Classes are told by the cosine of the code with learnt class codes and a margin (`hash_classifier=cosine`), in the
-      place of RAZH's linear and semantic classifiers.
+      place of RAZH's linear and semantic classifiers. Codes of fewer than 32 bits (`contrast_below`) have no class
+      codes: pairs of them are contrasted.
     - The terms see signs and pass the gradient on (`straight_through`).
     - `similarity` keeps a mixture of the mean descriptor's and the class attributes' similarity (`attribute_share`).
     - The terms on parts and both branches have weight 0: on frozen backbones nothing that was measured came from them.
@@ -35,6 +36,7 @@ class RAZHViews(RAZH):
         *,
         hash_init: Literal["itq", "pca", "whitened", "random"] = "whitened",
         hash_classifier: Literal["linear", "cosine"] = "cosine",
+        contrast_below: int = 32,
         straight_through: bool = True,
         attribute_share: float = 0.3,
         view_scale: float = 9 / 7,
@@ -68,6 +70,7 @@ class RAZHViews(RAZH):
         super().__init__(
             hash_init=hash_init,
             hash_classifier=hash_classifier,
+            contrast_below=contrast_below,
             straight_through=straight_through,
             attribute_share=attribute_share,
             semantic_weight=semantic_weight,

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from razh.distributed import whole_batch
 from razh.losses.hashing import quantization_loss, supervised_contrastive_loss
 from razh.method import Batch, HashingMethod
 
@@ -33,8 +34,8 @@ class SupCon(HashingMethod):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the contrastive term, and quantisation where it has a weight."""
-        logits = self.hash_logits(batch)
-        terms = {"contrast": supervised_contrastive_loss(logits, batch["label"], self.temperature)}
+        logits, labels = whole_batch(self.hash_logits(batch), batch["label"])
+        terms = {"contrast": supervised_contrastive_loss(logits, labels, self.temperature)}
         if self.quantization_weight:
             terms["quantization"] = self.quantization_weight * quantization_loss(logits)
         return terms
