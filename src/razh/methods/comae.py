@@ -122,8 +122,10 @@ class COMAE(HashingMethod):
         strength = self.class_attributes[label]
         scores = predicted @ self.prototypes[self.train_classes].T
         views = torch.cat([logits, self.attribute_view(predicted - self.mean_strength), self.feature_view(feature)])
-        contrast = attribute_contrast_loss(*whole_batch(predicted, strength), self.contrast_temperature)
-        classes = supervised_contrastive_loss(*whole_batch(views, label.repeat(3)), self.class_temperature)
+        every, strengths = whole_batch(predicted, strength)
+        contrast = attribute_contrast_loss(every, strengths, self.contrast_temperature)
+        views, labels = whole_batch(views, label.repeat(3))
+        classes = supervised_contrastive_loss(views, labels, self.class_temperature)
         return {
             "hash": cosine_margin_loss(logits, self.weight, targets, self.scale, self.margin),
             "distance": -self.mean_weight * distances.mean(),

@@ -288,11 +288,12 @@ class RAZH(HashingMethod):
             scores = attribute_losses.semantic_logits(self.hash_semantic(logits), self.prototypes, self.scale)
             terms["semantic"] = F.cross_entropy(scores, targets)
         if self.uses("pairwise"):
-            terms["pairwise"] = hash_losses.pairwise_likelihood_loss(*whole_batch(logits, targets))
+            every, labels = whole_batch(logits, targets)
+            terms["pairwise"] = hash_losses.pairwise_likelihood_loss(every, labels)
         if self.uses("similarity"):
             centred = (self.kept_feature(feature, batch) - self.feature_mean).detach()
-            rows = whole_batch(logits, centred, self.prototypes[targets])
-            terms["similarity"] = hash_losses.similarity_loss(*rows, self.attribute_share)
+            every, features, attributes = whole_batch(logits, centred, self.prototypes[targets])
+            terms["similarity"] = hash_losses.similarity_loss(every, features, attributes, self.attribute_share)
         if self.uses("quantization"):
             terms["quantization"] = hash_losses.quantization_loss(logits)
         if self.uses("balance"):
@@ -306,7 +307,8 @@ class RAZH(HashingMethod):
 
     def _hash_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.hash_kind == "contrast":
-            return hash_losses.supervised_contrastive_loss(*whole_batch(logits, targets), self.contrast_temperature)
+            every, labels = whole_batch(logits, targets)
+            return hash_losses.supervised_contrastive_loss(every, labels, self.contrast_temperature)
         if self.hash_kind == "linear":
             return F.cross_entropy(self.hash_classifier(logits), targets)
         return hash_losses.cosine_margin_loss(logits, self.hash_classifier.weight, targets, self.scale, self.margin)
