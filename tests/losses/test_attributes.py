@@ -61,6 +61,13 @@ def test_prototypes_are_centred_on_training_classes_only():
     torch.testing.assert_close(table - prototypes, (table[0] + table[2] + table[3]).expand(5, 4) / 3)
 
 
+def test_relative_strengths_by_hand():
+    """The third class does not train; the first attribute is everybody's and so tells nothing."""
+    table = torch.tensor([[0.9, 0.8, 0.0], [0.9, 0.2, 0.4], [1.0, 0.5, 1.0]])
+    found = attributes.relative_strengths(table, torch.tensor([0, 1]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.3, 0.0], [0.0, 0.0, 0.2], [0.1, 0.0, 0.8]]))
+
+
 def test_own_attributes_by_hand():
     table = torch.tensor([[0.9, 0.5, 0.4, 0.0], [0.1, 0.02, 0.06, 0.05]])
     assert attributes.own_attributes(table, 0.5).tolist() == [[True, True, False, False], [True, False, True, True]]

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from razh.layers.attributes import Match
 from razh.layers.decoder import pixel_targets
-from razh.losses.attributes import own_attributes
+from razh.losses.attributes import alignment_loss, own_attributes, relative_strengths
 from razh.methods.razh import RAZH
 
 DEFAULTS = {
@@ -191,8 +191,22 @@ def test_without_a_ramp_the_share_is_whole_at_once(make):
 
 
 def test_own_attributes_follow_the_threshold(make, facts):
-    method = make(own_threshold=0.8)
+    method = make(own_threshold=0.8, attribute_strength="absolute")
     assert torch.equal(method.own, own_attributes(facts["class_attributes"], 0.8))
+
+
+def test_what_every_class_has_is_nobodys_own(make, facts, make_batch):
+    strong = facts["class_attributes"].clone()
+    strong[:, 2] = 1.0
+    method = make(class_attributes=strong)
+    assert not method.own[:, 2].any()
+    assert make(class_attributes=strong, attribute_strength="absolute").own[:, 2].all()
+    strengths = relative_strengths(strong, facts["train_classes"])
+    assert torch.equal(method.own, own_attributes(strengths, 0.5))
+    batch = make_batch()
+    parts, label = method.parts(batch), batch["label"]
+    expected = alignment_loss(parts.match.similarity, strengths[label], method.own[label])
+    torch.testing.assert_close(method.losses(batch)["alignment"], 0.1 * expected)
 
 
 def test_parts_are_matched_with_attributes_of_the_label(make, make_batch):

@@ -38,7 +38,8 @@ class RAZH(HashingMethod):
     classification + reconstruction terms. Everything else is a guess of ours and is marked so:
 
     - soft assignment to shared centres with a background slot (guess; asked for by the users of this project);
-    - straight-through nearest own attribute, and the alignment term (guess);
+    - straight-through nearest own attribute, and the alignment term (guess); own is what a class has more of than others
+      (our addition: else all parts take one of the few attributes that nearly every class has);
     - the share of replaced parts rises linearly over `ramp_epochs` (the paper: "gradually"; the form is a guess);
     - both branches predict pixels per patch, normalised as in MAE (guess);
     - classification by cosine with centred class attributes, on the feature and on the hash logits (guess);
@@ -62,6 +63,7 @@ class RAZH(HashingMethod):
         granularity: Literal["part", "patch"] = "part",
         background_share: float = 0.65,
         own_threshold: float = 0.5,
+        attribute_strength: Literal["relative", "absolute"] = "relative",
         attribute_choice: Literal["nearest", "random", "other"] = "nearest",
         match_temperature: float = 0.1,
         match_balance: int = 3,
@@ -113,6 +115,8 @@ class RAZH(HashingMethod):
             granularity: replace whole `part`s, or each `patch` on its own as an ablation (without any part terms).
             background_share: share of the patches that the presence term wants to be background.
             own_threshold: an attribute is a class's own from this share of its strongest attribute on.
+            attribute_strength: what makes an attribute a class's own: having more of it than training classes have on
+                average (`relative`), or much of it (`absolute`).
             attribute_choice: `nearest`, or `random` among the own ones, or an `other` one: the controls.
             match_temperature: τ of the match.
             match_balance: Sinkhorn steps, so that not all parts take one attribute; 0 for none.
@@ -197,7 +201,11 @@ class RAZH(HashingMethod):
         }
         prototypes = attribute_losses.centred_prototypes(self.class_attributes, self.train_classes)
         self.register_buffer("prototypes", prototypes[self.train_classes])
-        self.register_buffer("own", attribute_losses.own_attributes(self.class_attributes, own_threshold))
+        strengths = self.class_attributes
+        if attribute_strength == "relative":
+            strengths = attribute_losses.relative_strengths(strengths, self.train_classes)
+        self.register_buffer("strengths", strengths, persistent=False)
+        self.register_buffer("own", attribute_losses.own_attributes(strengths, own_threshold))
         self.register_buffer("feature_mean", torch.zeros(self.head.in_features))
         self._build_classifiers(classifier, "contrast" if self.bits < contrast_below else hash_classifier)
         self._build_parts(
@@ -221,6 +229,7 @@ class RAZH(HashingMethod):
         )
 
     prototypes: Tensor
+    strengths: Tensor
     own: Tensor
     feature_mean: Tensor
 
@@ -354,9 +363,9 @@ class RAZH(HashingMethod):
         if self.uses("equivariance"):
             terms["equivariance"] = self._equivariance_term(assignment, batch)
         if self.uses("alignment"):
-            strength = self.class_attributes[batch["label"]]
+            label = batch["label"]
             terms["alignment"] = attribute_losses.alignment_loss(
-                parts.match.similarity, strength, self.own[batch["label"]]
+                parts.match.similarity, self.strengths[label], self.own[label]
             )
         if self.uses("mix", "mix_hash"):
             terms |= self._mix_terms(patches, parts, batch)
