@@ -39,8 +39,8 @@ class RAZH(HashingMethod):
 
     - soft assignment to shared centres with a background slot (guess; asked for by the users of this project);
     - straight-through nearest own attribute, and the alignment term (guess);
-    - own is what a class has more of than others (our addition: else all parts take one of the few attributes that nearly
-      every class has);
+    - own is what a class has more of than others (our addition: else all parts take one of the few attributes that
+      nearly every class has);
     - the share of replaced parts rises linearly over `ramp_epochs` (the paper: "gradually"; the form is a guess);
     - both branches predict pixels per patch, normalised as in MAE (guess);
     - classification by cosine with centred class attributes, on the feature and on the hash logits (guess);
