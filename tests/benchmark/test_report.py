@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from pathlib import Path
@@ -6,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from razh.benchmark.report import begin, end, replace_block
+from razh.benchmark.report import begin, end, headline, replace_block
 from razh.benchmark.summary import Summary
 from razh.cli import main
 from razh.commands.benchmark import run
+from razh.files import read_json
 from tests.benchmark import fake
 
 
@@ -54,6 +56,17 @@ def test_measures_of_parts_stand_in_the_tables_of_methods_that_have_them(out):
     assert f"| razh | {mean:.3f} ± {deviation:.3f} | .600 ± .000 | 3.0 |".replace("0.", ".", 2) in section
     assert "| ce |" not in section
     assert "Parts and attributes" in (out / "tables.tex").read_text()
+
+
+def test_seeds_are_said_for_each_code_length(out):
+    plan = read_json(out / "plan.json")
+    seeds = len({cell["seed"] for cell in plan["cells"]})
+    assert f"{seeds} seeds, expected mAP" in headline(Summary.of(out), "docs")
+    plan["cells"] = [cell for cell in plan["cells"] if cell["bits"] == 16 or cell["seed"] == 0]
+    (out / "plan.json").write_text(json.dumps(plan))
+    at = Summary.of(out).headline[1]
+    few, many = "1 seed at 32 bits", f"{seeds} seeds at 16 bits"
+    assert (f"{few}, {many}" if at == 32 else f"{many}, {few}") in headline(Summary.of(out), "docs")
 
 
 def test_a_document_is_generated_with_notes_whose_figures_are_filled_in(out, tmp_path):

@@ -395,6 +395,18 @@ def _problems(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def _seeds(summary: Summary) -> str:
+    """Return how many seeds there are, for each number the code lengths that have it, the headline's first."""
+    lengths: dict[int, list[int]] = {}
+    headline = summary.headline[1]
+    for bits in sorted({row["bits"] for row in summary.rows}, key=lambda b: (b != headline, b)):
+        lengths.setdefault(len({row["seed"] for row in summary.rows if row["bits"] == bits}), []).append(bits)
+    words = [f"{count} seed{'s' if count > 1 else ''}" for count in lengths]
+    if len(lengths) == 1:
+        return words[0]
+    return ", ".join(f"{w} at {', '.join(map(str, b))} bits" for w, b in zip(words, lengths.values(), strict=True))
+
+
 def headline(summary: Summary, link: str) -> str:
     """Return the table for a README: the headline column, best method first.
 
@@ -404,7 +416,6 @@ def headline(summary: Summary, link: str) -> str:
     """
     protocol, bits = summary.headline
     settings = summary.plan.settings
-    seeds = len({row["seed"] for row in summary.rows})
     chance = _chance(summary, protocol)
     floor = (
         f", random ranking {number(chance)}" if chance is not None and summary.plan.metric == DETAILS["unseen"] else ""
@@ -412,12 +423,12 @@ def headline(summary: Summary, link: str) -> str:
     if len(summary.protocols) > 1:
         intro = (
             f"{summary.plan.title}: {settings['dataset']}, {settings['backbone']}, {_what(summary)}, "
-            f"{seeds} seed{'s' if seeds > 1 else ''}. All tables: [{link}]({link})."
+            f"{_seeds(summary)}. All tables: [{link}]({link})."
         )
         return f"{intro}\n\n{markdown(*_mean_table(summary, sort=True))}\n\n{_mean_words(summary)}"
     intro = (
         f"{summary.plan.title}: {settings['dataset']}, protocol `{protocol}`, {settings['backbone']}, {bits} bits, "
-        f"{seeds} seed{'s' if seeds > 1 else ''}, expected mAP{floor}. All tables: [{link}]({link})."
+        f"{_seeds(summary)}, expected mAP{floor}. All tables: [{link}]({link})."
     )
     return f"{intro}\n\n{markdown(*_details(summary, sort=True))}\n\n{_legend(summary)}"
 
