@@ -62,10 +62,11 @@ def test_prototypes_are_centred_on_training_classes_only():
 
 
 def test_relative_strengths_by_hand():
-    """The third class does not train; the first attribute is everybody's and so tells nothing."""
-    table = torch.tensor([[0.9, 0.8, 0.0], [0.9, 0.2, 0.4], [1.0, 0.5, 1.0]])
+    """The last two classes do not train; the first attribute is everybody's and so tells nothing."""
+    table = torch.tensor([[0.9, 0.8, 0.0], [0.9, 0.2, 0.4], [1.0, 0.5, 1.0], [0.9, 0.1, 0.0]])
     found = attributes.relative_strengths(table, torch.tensor([0, 1]))
-    torch.testing.assert_close(found, torch.tensor([[0.0, 0.3, 0.0], [0.0, 0.0, 0.2], [0.1, 0.0, 0.8]]))
+    expected = [[0.0, 0.3, 0.0], [0.0, 0.0, 0.2], [0.1, 0.0, 0.8], [0.9, 0.1, 0.0]]  # the last has more of nothing
+    torch.testing.assert_close(found, torch.tensor(expected))
 
 
 def test_own_attributes_by_hand():

@@ -50,6 +50,7 @@ def check(rank, size, file):
             for name, gradient in found.items():  # as DDP does
                 dist.all_reduce(gradient)
                 assert torch.allclose(gradient / size, expected[name], rtol=1e-3, atol=1e-5), (kind.__name__, name)
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

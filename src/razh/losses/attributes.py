@@ -44,9 +44,11 @@ def centred_prototypes(class_attributes: Tensor, train_classes: Tensor) -> Tenso
 def relative_strengths(class_attributes: Tensor, train_classes: Tensor) -> Tensor:
     """Return how much more (C, M) of each attribute a class has than training classes have on average; 0 where less.
 
-    What nearly every class has, such as black eyes, tells nothing of a part: it is always right. Our addition.
+    What nearly every class has, such as black eyes, tells nothing of a part: it is always right. A class that has more
+    of nothing keeps its strengths as they are. Our addition.
     """
-    return (class_attributes - class_attributes[train_classes].mean(dim=0)).clamp(min=0)
+    relative = (class_attributes - class_attributes[train_classes].mean(dim=0)).clamp(min=0)
+    return torch.where(relative.any(dim=-1, keepdim=True), relative, class_attributes)
 
 
 def own_attributes(class_attributes: Tensor, threshold: float) -> Tensor:
