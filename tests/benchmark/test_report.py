@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from razh.benchmark.curves import curves_figure
 from razh.benchmark.report import begin, end, headline, replace_block
 from razh.benchmark.summary import Summary
+from razh.benchmark.tables import Column, Entry
 from razh.cli import main
 from razh.commands.benchmark import run
 from razh.files import read_json
@@ -138,3 +140,11 @@ def test_an_ablation_shows_differences_to_the_reference(benchmark, tmp_path):
     assert f"**−{abs(one.difference):.3f}**".replace("0.", ".") in line
     assert "razh ablate mine" in text
     assert Summary.of(tmp_path / "out", "class").differences["ps", 24]["ce"].p_value >= 0.2  # three classes
+
+
+def test_curves_of_many_methods_have_colours_for_the_best():
+    many = {f"m{i:02}": Entry({0: 0.5 - i / 100, 1: 0.5 - i / 100}, 2) for i in range(14)}
+    figure = curves_figure([Column("ps", 16, many), Column("ps", 32, many)], 0.1, "mAP", "title")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"m00", "m09", "4 others"} <= set(texts)
+    assert not {"m10", "m13"} & set(texts)

@@ -15,10 +15,13 @@ from razh.retrieval.plots import COLOURS, MARKERS
 __all__ = ["curves_figure", "dots_figure"]
 
 LINES = ("-", "--", ":", "-.")
+LEADERS = 10  # more lines than that cannot be told from each other
 
 
 def curves_figure(columns: Sequence[Column], chance: float | None, what: str, title: str) -> Figure:
     """Draw the mean over seeds at every code length, with the deviation as a whisker; best methods first in the legend.
+
+    Of many methods the best ones have a colour, the others are grey.
 
     Args:
         columns: of one protocol, code lengths ascending.
@@ -30,14 +33,18 @@ def curves_figure(columns: Sequence[Column], chance: float | None, what: str, ti
     means = {label: [c.entries[label].mean if label in c.entries else math.nan for c in columns] for label in labels}
     order = sorted(labels, key=lambda label: -np.nan_to_num(np.nanmean([-1.0, *means[label]]), nan=-1.0))
     places = np.arange(len(columns), dtype=float)
-    rows = math.ceil(len(labels) / 3)
+    leaders, others = order[:LEADERS], order[LEADERS:]
+    rows = math.ceil((len(leaders) + bool(others)) / 3)
     figure = Figure(figsize=(7.0, 4.2 + 0.17 * rows), layout="constrained")
     axes = figure.subplots()
-    for turn, label in enumerate(order):
+    for turn, label in enumerate(others):
+        name = f"{len(others)} others" if turn == 0 else "_hidden"
+        axes.plot(places, means[label], color="0.82", linewidth=0.8, marker=".", markersize=3, label=name)
+    for turn, label in enumerate(leaders):
         style = labels.index(label)  # a method keeps its colour in all pictures of a benchmark
         deviations = [c.entries[label].deviation or 0.0 if label in c.entries else 0.0 for c in columns]
         axes.errorbar(
-            places + 0.012 * (turn - len(order) / 2),  # whiskers beside each other
+            places + 0.012 * (turn - len(leaders) / 2),  # whiskers beside each other
             means[label],
             yerr=deviations,
             color=COLOURS[style % len(COLOURS)],
