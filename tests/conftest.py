@@ -1,5 +1,7 @@
 """Tiny networks, facts and batches that many tests share."""
 
+import signal
+
 import pytest
 import torch
 
@@ -9,6 +11,8 @@ CLASSES, ATTRIBUTES, VECTOR, SIZE = 6, 8, 5, 32
 
 
 torch.set_num_threads(1)  # also for fixtures of a whole module: sums of two threads differ in the last digit
+# A suite that is started in the background ignores Ctrl-C, and so would the programs that its tests stop by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
