@@ -4,7 +4,7 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
-from razh.distributed import gather_by_index, gather_ragged, gather_with_gradient, world
+from razh.distributed import gather_by_index, gather_ragged, gather_with_gradient, settle, world
 
 DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32]
 COUNTS = {2: [(3, 5), (0, 4), (4, 0), (0, 0), (2, 2)], 3: [(3, 0, 5), (0, 0, 1), (0, 0, 0), (1, 2, 3)]}
@@ -87,6 +87,7 @@ def work(rank, size, file):
         check_with_gradient(rank, size)
         dist.barrier()
     finally:
+        settle()
         dist.destroy_process_group()
 
 
@@ -94,6 +95,22 @@ def work(rank, size, file):
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_gather_everything_on_every_rank(size, tmp_path):
     multiprocessing.spawn(work, args=(size, str(tmp_path / "meet")), nprocs=size, join=True)
+
+
+def leave_in_the_middle(rank, size, file):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
+    torch.nn.parallel.DistributedDataParallel(small_network())  # keeps the group's threads alive
+    for _ in range(20):
+        dist.all_gather([torch.empty(3) for _ in range(size)], torch.ones(3), async_op=True)
+    settle()
+    dist.destroy_process_group()
+
+
+@pytest.mark.ddp
+def test_threads_that_hold_tensors_do_not_abort_the_end_of_a_process(tmp_path):
+    """Without `settle` it was aborted in eight of eight tries."""
+    multiprocessing.spawn(leave_in_the_middle, args=(2, str(tmp_path / "meet")), nprocs=2, join=True)
 
 
 def test_one_process_has_its_own_rows():

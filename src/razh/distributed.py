@@ -1,5 +1,6 @@
 """Rows gathered over devices: those of a data set by index, and those of a batch with their gradient."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,18 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def settle(seconds: float = 0.5) -> None:
+    """Let the threads of the process group come to rest; call it before the interpreter ends.
+
+    Gloo's threads let go of a collective's tensors after they have reported its end, and need the interpreter for
+    that. One that still waits for it when the interpreter ends aborts the process (signal 6, "terminate called
+    without an active exception"), all work done. `destroy_process_group` does not wait for them where DDP has wrapped
+    a network, as that keeps the group alive.
+    """
+    if dist.is_available() and dist.is_initialized():
+        time.sleep(seconds)
 
 
 def gather_ragged(rows: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import distributed as dist
 
 from razh.callbacks.retrieval import RetrievalEvaluation
+from razh.distributed import settle
 
 CLASSES, IMAGES, BITS = 5, 12, 10
 
@@ -84,6 +85,7 @@ def work(rank, world, store, queries, results):
     done = run(shares(world)[rank], queries)
     results.put((rank, done.result.metrics, done.codes.query_codes.tobytes(), done.codes.database_index.tolist()))
     dist.barrier()
+    settle()
     dist.destroy_process_group()
 
 

@@ -6,6 +6,7 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from razh.backbones.timm import TimmBackbone
+from razh.distributed import settle
 from razh.methods.agnet import AgNet
 from razh.methods.comae import COMAE
 from razh.methods.psdzh import PSDZH
@@ -52,6 +53,7 @@ def check(rank, size, file):
                 assert torch.allclose(gradient / size, expected[name], rtol=1e-3, atol=1e-5), (kind.__name__, name)
         dist.barrier()
     finally:
+        settle()
         dist.destroy_process_group()
 
 
