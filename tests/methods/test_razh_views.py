@@ -45,6 +45,27 @@ def test_short_codes_contrast_pairs_and_have_no_class_codes(make_method, make_ba
     assert method.head.weight.grad.abs().sum() > 0
 
 
+def test_few_classes_weigh_less_where_the_network_knows_something(make_method, make_backbone):
+    batch = None
+    found = {}
+    for knows, enough in ((False, 8), (True, 4), (True, 8)):
+        backbone = make_backbone(split=2, freeze="all")
+        backbone.has_weights = knows
+        torch.manual_seed(0)
+        method = make_method(RAZHViews, backbone, enough_classes=enough).eval()  # four training classes
+        batch = batch or batch_of_descriptors(method)
+        found[knows, enough] = method.losses(batch)
+    whole, same, less = found.values()
+    torch.testing.assert_close(less["hash"], whole["hash"] / 8)
+    torch.testing.assert_close(same["hash"], whole["hash"])
+    torch.testing.assert_close(less["similarity"], whole["similarity"])
+
+
+def test_a_negative_number_of_classes_is_refused(make_method):
+    with pytest.raises(ValueError, match=r"enough_classes=-1 must be at least 0"):
+        make_method(RAZHViews, enough_classes=-1)
+
+
 def test_a_contrast_without_temperature_is_refused(make_method):
     with pytest.raises(ValueError, match=r"contrast_temperature=0 must be above 0"):
         make_method(RAZHViews, contrast_temperature=0)

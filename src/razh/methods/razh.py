@@ -19,6 +19,10 @@ from razh.losses import parts as part_losses
 from razh.method import Batch, HashingMethod
 
 
+LABEL_TERMS = ("hash", "semantic", "pairwise", "classification", "mix_hash")
+"""Terms that tell the training classes apart."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """Parts of a batch: vectors (B, K, D), assignment of patches (B, N, K + 1), and the attribute of each part."""
@@ -84,6 +88,7 @@ class RAZH(HashingMethod):
         contrast_temperature: float = 0.3,
         straight_through: bool = False,
         attribute_share: float = 0.0,
+        enough_classes: int = 0,
         hash_weight: float = 1.0,
         semantic_weight: float = 1.0,
         pairwise_weight: float = 0.0,
@@ -137,6 +142,9 @@ class RAZH(HashingMethod):
             contrast_temperature: t of that contrast.
             straight_through: the terms on the hash logits see their signs, and the gradient passes.
             attribute_share: share of the classes' attribute similarity in what `similarity` keeps.
+            enough_classes: with fewer training classes, terms on labels (`LABEL_TERMS`) weigh (classes /
+                `enough_classes`)³ of their weight, if the network started from trained weights: what tells few classes
+                apart says little about others, and the network knows better. 0 for never.
             hash_weight: cross-entropy of a classifier on the hash logits, or the contrast of short codes.
             semantic_weight: cross-entropy of the hash logits' cosine with the class attributes.
             pairwise_weight: pairwise likelihood of the hash logits.
@@ -158,7 +166,7 @@ class RAZH(HashingMethod):
 
         Raises:
             ValueError: a share out of [0, 1], a temperature that is not above 0, or fewer than one image for the
-                branches.
+                branches, or a negative number of classes.
         """
         super().__init__(**kwargs)
         for name, share in (
@@ -173,6 +181,8 @@ class RAZH(HashingMethod):
             raise ValueError(f"contrast_temperature={contrast_temperature} must be above 0")
         self.margin, self.contrast_temperature = margin, contrast_temperature
         self.straight_through, self.attribute_share = straight_through, attribute_share
+        if enough_classes < 0:
+            raise ValueError(f"enough_classes={enough_classes} must be at least 0; 0 never weighs labels less")
         if branch_images < 1:
             raise ValueError(f"branch_images={branch_images} must be at least 1; switch a branch off by weight 0")
         self.part_init, self.granularity, self.target, self.target_side = part_init, granularity, target, target_side
@@ -200,6 +210,9 @@ class RAZH(HashingMethod):
             "smoothness": smoothness_weight,
             "equivariance": equivariance_weight,
         }
+        if len(self.train_classes) < enough_classes and self.backbone.has_weights:
+            for term in LABEL_TERMS:
+                self.weights[term] *= (len(self.train_classes) / enough_classes) ** 3
         prototypes = attribute_losses.centred_prototypes(self.class_attributes, self.train_classes)
         self.register_buffer("prototypes", prototypes[self.train_classes])
         strengths = self.class_attributes

@@ -24,6 +24,7 @@ class RAZHViews(RAZH):
       codes: pairs of them are contrasted.
     - The terms see signs and pass the gradient on (`straight_through`).
     - `similarity` keeps a mixture of the mean descriptor's and the class attributes' similarity (`attribute_share`).
+    - With fewer than 26 training classes (`enough_classes`) the classes weigh less against that.
     - The terms on parts and both branches have weight 0: on frozen backbones nothing that was measured came from them.
       Any of them is switched on by its weight.
 
@@ -39,6 +40,7 @@ class RAZHViews(RAZH):
         contrast_below: int = 32,
         straight_through: bool = True,
         attribute_share: float = 0.3,
+        enough_classes: int = 26,
         view_scale: float = 9 / 7,
         semantic_weight: float = 0.0,
         similarity_weight: float = 10.0,
@@ -73,6 +75,7 @@ class RAZHViews(RAZH):
             contrast_below=contrast_below,
             straight_through=straight_through,
             attribute_share=attribute_share,
+            enough_classes=enough_classes,
             semantic_weight=semantic_weight,
             similarity_weight=similarity_weight,
             classification_weight=classification_weight,
