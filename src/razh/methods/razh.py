@@ -18,7 +18,6 @@ from razh.losses import hashing as hash_losses
 from razh.losses import parts as part_losses
 from razh.method import Batch, HashingMethod
 
-
 LABEL_TERMS = ("hash", "semantic", "pairwise", "classification", "mix_hash")
 """Terms that tell the training classes apart."""
 
