@@ -257,8 +257,8 @@ def test_bihalf_halves_the_whole_batch_of_all_devices(make_method, monkeypatch):
     rows, label = torch.randn(8, 12).sort(dim=0).values, torch.tensor([0, 1, 3, 4, 0, 1, 3, 4])
     method.hash_logits = lambda batch: batch["logits"]
     whole = {name: value.item() for name, value in method.losses({"logits": rows, "label": label}).items()}
-    monkeypatch.setattr(bihalf, "gather_with_gradient", lambda own: torch.cat([own, rows[4:]]))
-    monkeypatch.setattr(bihalf, "gather_ragged", lambda own: torch.cat([own, method.targets({"label": label[4:]})]))
+    others = (rows[4:], method.targets({"label": label[4:]}))
+    monkeypatch.setattr(bihalf, "whole_batch", lambda *own: [torch.cat(pair) for pair in zip(own, others, strict=True)])
     first = {name: value.item() for name, value in method.losses({"logits": rows[:4], "label": label[:4]}).items()}
     assert first == pytest.approx(whole)
 

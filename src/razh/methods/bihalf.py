@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from razh.distributed import gather_ragged, gather_with_gradient
+from razh.distributed import whole_batch
 from razh.layers.hash import bi_half
 from razh.method import Batch, HashingMethod
 
@@ -38,8 +38,7 @@ class BiHalf(HashingMethod):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy of the balanced code, and the term that draws logits to it."""
-        logits = gather_with_gradient(self.hash_logits(batch))
-        targets = gather_ragged(self.targets(batch)).to(logits.device)
+        logits, targets = whole_batch(self.hash_logits(batch), self.targets(batch))
         code = bi_half(logits)
         return {
             "classification": F.cross_entropy(self.classifier(code), targets),
