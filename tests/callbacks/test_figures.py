@@ -82,6 +82,15 @@ def test_a_run_of_razh_has_all_figures(data, trainer, caplog):
             assert np.asarray(image).std() > 5  # something is drawn
 
 
+def test_without_photos_no_figure_shows_an_image(data, trainer):
+    folder = Path(trainer.default_root_dir) / "figures"
+    folder.mkdir()
+    (folder / "retrieval.png").write_bytes(b"of an earlier run")
+    method, figures = build(data, RAZH), Figures(part_images=2, photos=False)
+    figures.on_test_end(trainer, method)
+    assert written(trainer) == ALL - {"retrieval"}
+
+
 def test_figures_are_the_same_every_time(data, trainer):
     method, figures = build(data, RAZH), Figures(queries=2, neighbours=2, part_images=2)
     path = Path(trainer.default_root_dir) / "figures"

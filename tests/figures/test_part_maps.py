@@ -82,6 +82,19 @@ def test_true_parts_are_shown_where_they_are_known():
     assert len(parts_figure([PartPicture(image, "a", False, regions)]).axes[0].images) == 2
 
 
+def test_without_photos_nothing_of_the_image_is_drawn():
+    regions, truth = np.full((16, 16), -1), np.zeros((16, 16), dtype=np.uint8)
+    regions[:6] = truth[:6] = 1
+    drawn = []
+    for seed in (0, 1):
+        image = np.random.default_rng(seed).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        figure = parts_figure([PartPicture(image, "a", False, regions, {}, truth)], photos=False)
+        drawn.append([shown.get_array() for shown in figure.axes[0].images])
+        assert {"unseen classes", "true parts", "found parts"} <= set(texts(figure))
+    assert len(drawn[0]) == 2
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+
+
 def test_no_picture_is_refused():
     with pytest.raises(ValueError, match="pictures is empty"):
         parts_figure([])

@@ -40,7 +40,14 @@ class Figures(Callback):
     the environment its error is raised.
     """
 
-    def __init__(self, enabled: bool = True, queries: int = 8, neighbours: int = 10, part_images: int = 8) -> None:
+    def __init__(
+        self,
+        enabled: bool = True,
+        queries: int = 8,
+        neighbours: int = 10,
+        part_images: int = 8,
+        photos: bool = True,
+    ) -> None:
         """Build the callback.
 
         Args:
@@ -48,6 +55,8 @@ class Figures(Callback):
             queries: rows of `retrieval.png`.
             neighbours: retrieved images a row.
             part_images: images in `parts.png`, half of them of unseen classes.
+            photos: False shows none of the images, whose licence may forbid it: `parts.png` has the parts alone, and
+                there is no `retrieval.png`.
 
         Raises:
             ValueError: a number below 1.
@@ -55,7 +64,8 @@ class Figures(Callback):
         for name, number in (("queries", queries), ("neighbours", neighbours), ("part_images", part_images)):
             if number < 1:
                 raise ValueError(f"figures.{name}={number} must be at least 1; for no figures: --figures.enabled=false")
-        self.enabled, self.queries, self.neighbours, self.part_images = enabled, queries, neighbours, part_images
+        self.enabled, self.photos = enabled, photos
+        self.queries, self.neighbours, self.part_images = queries, neighbours, part_images
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw every figure that the run has something for."""
@@ -76,7 +86,7 @@ class Figures(Callback):
         if task is None or codes.multi_label:
             return {}
         return {
-            "retrieval": lambda: self._retrieval(codes, task, data),
+            "retrieval": lambda: self._retrieval(codes, task, data) if self.photos else None,
             "precision_recall": lambda: _precision_recall(codes, task),
             "distances": lambda: _distances(codes, task),
             "classes": lambda: _classes(codes, task),
@@ -105,7 +115,7 @@ class Figures(Callback):
             getattr(data, "part_masks", None),
         )
         title = "Found parts, each with the attribute of the image's class that it is matched with"
-        return parts_figure(pictures, title, getattr(data, "part_names", ()))
+        return parts_figure(pictures, title, getattr(data, "part_names", ()), self.photos)
 
 
 def draw(folder: Path, makers: dict[str, Callable[[], Figure | None]]) -> list[str]:

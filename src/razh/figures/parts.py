@@ -24,6 +24,7 @@ PALETTE = (
 TRUE_PALETTE = ("#77AADD", "#EE8866", "#EEDD88", "#FFAABB", "#99DDFF", "#44BB99", "#BBCC33", "#AAAA00")
 SIDE, GAP, EDGE, TOP, LEGEND = 176, 10, 14, 80, 262  # pixels
 ROW = SIDE + 34
+NO_PHOTO = 228  # grey of a place whose image is not shown
 LINE = 14  # height of a line of the legend
 
 Map = NDArray[np.int64]
@@ -109,13 +110,16 @@ def _borders(regions: Map) -> NDArray[np.bool_]:
     return edge
 
 
-def parts_figure(pictures: Sequence[PartPicture], title: str = "", true_names: Sequence[str] = ()) -> Figure:
+def parts_figure(
+    pictures: Sequence[PartPicture], title: str = "", true_names: Sequence[str] = (), photos: bool = True
+) -> Figure:
     """Draw images, their true parts where they are known, the parts that were found, and which attribute each has.
 
     Args:
         pictures: images of seen classes come left, those of unseen classes right.
         title: above the figure.
         true_names: names of the true parts 1, 2, ….
+        photos: False shows nothing of the images: parts are painted on grey.
 
     Raises:
         ValueError: there are no pictures.
@@ -125,38 +129,42 @@ def parts_figure(pictures: Sequence[PartPicture], title: str = "", true_names: S
     if not sides:
         raise ValueError("pictures is empty; give at least one image")
     with_truth = any(p.truth is not None for p in pictures)
-    width = (3 if with_truth else 2) * (SIDE + GAP) + LEGEND
+    columns = [*(["image"] if photos else []), *(["true parts"] if with_truth else []), "found parts"]
+    width = len(columns) * (SIDE + GAP) + LEGEND
     height = TOP + max(map(len, sides)) * ROW + (30 if with_truth else 0)
     canvas = Canvas(2 * EDGE + len(sides) * width, height)
     canvas.text(EDGE, 14, title, 9, weight="bold")
     for column, side in enumerate(sides):
         x = EDGE + column * width
-        _headings(canvas, x, "seen classes" if side[0].seen else "unseen classes", with_truth)
+        _headings(canvas, x, "seen classes" if side[0].seen else "unseen classes", columns)
         for row, picture in enumerate(side):
-            _draw(canvas, x, TOP + row * ROW, picture, with_truth)
+            _draw(canvas, x, TOP + row * ROW, picture, columns)
     if with_truth:
         _true_legend(canvas, height - 26, true_names)
     return canvas.figure
 
 
-def _headings(canvas: Canvas, x: float, group: str, with_truth: bool) -> None:
-    names = [group, *(["true parts"] if with_truth else []), "found parts", "attribute of the part"]
-    for place, name in enumerate(names):
-        weight = "bold" if place == 0 else "normal"
-        canvas.text(x + place * (SIDE + GAP), TOP - 22, name, 7, color=INK if place == 0 else MUTED, weight=weight)
+def _headings(canvas: Canvas, x: float, group: str, columns: Sequence[str]) -> None:
+    with_image = columns[0] == "image"
+    canvas.text(x, TOP - (22 if with_image else 40), group, 7, weight="bold")
+    for place, name in enumerate([*columns, "attribute of the part"]):
+        if name != "image":
+            canvas.text(x + place * (SIDE + GAP), TOP - 22, name, 7, color=MUTED)
 
 
-def _draw(canvas: Canvas, x: float, y: float, picture: PartPicture, with_truth: bool) -> None:
-    canvas.image(x, y, picture.image, SIDE)
+def _draw(canvas: Canvas, x: float, y: float, picture: PartPicture, columns: Sequence[str]) -> None:
     canvas.text(x, y + SIDE + 5, wrapped(readable(picture.name), 36, 1), 6, color=MUTED)
-    x += SIDE + GAP
-    if with_truth:
+    photo = picture.image if "image" in columns else np.full_like(picture.image, NO_PHOTO)
+    if "image" in columns:
+        canvas.image(x, y, photo, SIDE)
+        x += SIDE + GAP
+    if "true parts" in columns:
         if picture.truth is not None:
             nearest = (np.arange(SIDE) * len(picture.truth)) // SIDE
             truth = picture.truth[np.ix_(nearest, nearest)].astype(np.int64) - 1
-            canvas.image(x, y, overlay(picture.image, truth, TRUE_PALETTE, 0.8), SIDE)
+            canvas.image(x, y, overlay(photo, truth, TRUE_PALETTE, 0.8), SIDE)
         x += SIDE + GAP
-    canvas.image(x, y, overlay(picture.image, picture.parts, PALETTE), SIDE)
+    canvas.image(x, y, overlay(photo, picture.parts, PALETTE), SIDE)
     scale = SIDE / len(picture.parts)
     parts = [int(part) for part in np.unique(picture.parts) if part >= 0]
     for line, part in enumerate(parts):
