@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +10,7 @@ from torch import multiprocessing
 
 from razh.distributed import gather_by_index, gather_ragged, gather_with_gradient, settle, world
 
+ROOT = Path(__file__).resolve().parents[1]
 DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32]
 COUNTS = {2: [(3, 5), (0, 4), (4, 0), (0, 0), (2, 2)], 3: [(3, 0, 5), (0, 0, 1), (0, 0, 0), (1, 2, 3)]}
 
@@ -97,12 +102,17 @@ def test_processes_gather_everything_on_every_rank(size, tmp_path):
     multiprocessing.spawn(work, args=(size, str(tmp_path / "meet")), nprocs=size, join=True)
 
 
+def hold_tensors(size):
+    """Have the group's threads busy, and keep them alive."""
+    torch.nn.parallel.DistributedDataParallel(small_network())
+    for _ in range(20):
+        dist.all_gather([torch.empty(3) for _ in range(size)], torch.ones(3), async_op=True)
+
+
 def leave_in_the_middle(rank, size, file):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
-    torch.nn.parallel.DistributedDataParallel(small_network())  # keeps the group's threads alive
-    for _ in range(20):
-        dist.all_gather([torch.empty(3) for _ in range(size)], torch.ones(3), async_op=True)
+    hold_tensors(size)
     settle()
     dist.destroy_process_group()
 
@@ -111,6 +121,31 @@ def leave_in_the_middle(rank, size, file):
 def test_threads_that_hold_tensors_do_not_abort_the_end_of_a_process(tmp_path):
     """Without `settle` it was aborted in eight of eight tries."""
     multiprocessing.spawn(leave_in_the_middle, args=(2, str(tmp_path / "meet")), nprocs=2, join=True)
+
+
+COMMAND = """
+import sys
+from types import SimpleNamespace
+from torch import distributed as dist
+from razh.lightning_cli import RazhCLI
+from tests.test_distributed import hold_tensors
+
+def build(command):
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+    hold_tensors(2)
+    return SimpleNamespace(trainer=SimpleNamespace(callbacks=[]))
+
+RazhCLI.build = build
+RazhCLI.run("train")
+"""
+
+
+@pytest.mark.ddp
+def test_nor_the_end_of_a_command(tmp_path):
+    words = [sys.executable, "-c", COMMAND, str(tmp_path / "meet")]
+    ranks = [subprocess.Popen([*words, rank], cwd=ROOT, stderr=subprocess.PIPE, text=True) for rank in "01"]
+    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
 
 
 def test_one_process_has_its_own_rows():

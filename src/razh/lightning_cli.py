@@ -1,5 +1,6 @@
 """LightningCLI with razh's arguments, links and callbacks."""
 
+import atexit
 import logging
 import sys
 from argparse import ArgumentError
@@ -22,6 +23,7 @@ from razh.callbacks.retrieval import RetrievalEvaluation
 from razh.callbacks.run import RunRecord, saved_config
 from razh.checkpoint_io import CheckpointFiles
 from razh.cli import resolve_run_folder
+from razh.distributed import settle
 from razh.method import HashingMethod
 from razh.parse_errors import explain
 from razh.trainer import Trainer
@@ -59,6 +61,7 @@ class RazhCLI(LightningCLI):
     @classmethod
     def run(cls, command: str) -> "RazhCLI":
         """Parse sys.argv and run the command in it."""
+        atexit.register(settle)  # also after an error: what is at its end must not be aborted there
         cli = cls.build(command)
         for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunRecord):

@@ -1,6 +1,5 @@
 """What a run leaves behind: configuration, split, metrics, codes, and who may write where."""
 
-import atexit
 import contextlib
 import csv
 import json
@@ -23,7 +22,6 @@ from razh.callbacks.measures import PartMeasures
 from razh.callbacks.retrieval import RetrievalEvaluation
 from razh.checkpoint import NO_PROGRESS, SCHEMA
 from razh.cli import plain
-from razh.distributed import settle
 from razh.files import write_text
 from razh.retrieval.report import table
 from razh.run_folder import STATUS, busy
@@ -49,8 +47,6 @@ class RunRecord(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Claim the folder, then save the configuration and the split."""
-        atexit.unregister(settle)  # of another stage
-        atexit.register(settle)
         self.folder = Path(trainer.default_root_dir)
         problem = self._claim() if trainer.is_global_zero else None
         problem = trainer.strategy.broadcast(problem) or self._same_on_all_ranks(trainer)

@@ -164,8 +164,8 @@ class RAZH(HashingMethod):
             **kwargs: see `HashingMethod`.
 
         Raises:
-            ValueError: a share out of [0, 1], a temperature that is not above 0, or fewer than one image for the
-                branches, or a negative number of classes.
+            ValueError: a share out of [0, 1], a temperature that is not above 0, fewer than one image for the branches,
+                or a negative number of classes.
         """
         super().__init__(**kwargs)
         for name, share in (
