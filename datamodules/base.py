@@ -304,6 +304,11 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
         self._arrays = {name: np.asanyarray(array) for name, array in arrays.items()}
         self._with_image = not (drop_image and arrays)
 
+    @property
+    def attached(self) -> tuple[str, ...]:
+        """Names of the cached arrays that each batch has."""
+        return tuple(self._arrays)
+
     # ------------------------------------------------------------------ loaders
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -384,11 +384,19 @@ def test_last_stages_train_on_cached_patches_of_all_views(method, tmp_path):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
 
 
-def test_trained_last_stages_keep_the_similarity_that_the_network_began_with(method, tmp_path):
-    data, model = data_module(), method("test_efficientnet", 3, "trunk", kind=RAZHViews, view_scale=1.0)
+@pytest.mark.parametrize(
+    ("kind", "arguments", "kinds"),
+    [
+        (RAZHViews, {"view_scale": 1.0}, {"descriptors-32", "view_patches-32"}),
+        (RAZH, {}, {"feature", ""}),  # the folder of patches has no kind in its name
+    ],
+)
+def test_trained_last_stages_keep_the_similarity_that_the_network_began_with(method, tmp_path, kind, arguments, kinds):
+    data, model = data_module(), method("test_efficientnet", 3, "trunk", kind=kind, **arguments)
+    assert not model.keeps_start  # an untrained network knew nothing
     model.backbone.has_weights = True
     fill(model, data)
-    assert {name.split("-", 2)[2] for name in folders(tmp_path)} == {"descriptors-32", "view_patches-32"}
+    assert {"-".join(name.split("-")[2:]) for name in folders(tmp_path)} == kinds
     batch = next(iter(data.initialisation_dataloader()))
     model.eval()
     with torch.no_grad():

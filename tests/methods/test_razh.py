@@ -1,4 +1,5 @@
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -252,6 +253,17 @@ def test_only_the_arrays_that_terms_need_are_asked_for(make):
     assert make(freeze="all", **only("hash")).cached_inputs == ("feature",)
     assert make(freeze="trunk", **only("hash")).cached_inputs == ("patches",)
     assert make(freeze="trunk", **only("mix")).cached_inputs == ("patches", "thumbnail")
+
+
+@pytest.mark.parametrize(("attached", "warnings"), [((), 1), (("patches", "kept"), 0)])
+def test_a_similarity_that_follows_the_training_network_is_announced(make, caplog, attached, warnings):
+    method = make(freeze="trunk", **only("similarity"))
+    method.backbone.has_weights = True
+    method._trainer = SimpleNamespace(ckpt_path="one", datamodule=SimpleNamespace(attached=attached))
+    method.on_fit_start()
+    assert [record.levelname for record in caplog.records if "similarity follows" in record.message] == [
+        "WARNING"
+    ] * warnings
 
 
 def test_equivariance_needs_images(make, make_batch):

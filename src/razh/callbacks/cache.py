@@ -45,7 +45,8 @@ class FeatureCache(Callback):
     killed goes on where it stopped, and nothing half-written is ever read. Space is reserved before the first row: a
     full disk is an error at once. Two processes take turns; the devices of one run share the work.
 
-    What is made of several views (`TimmBackbone.describe`, `embed_views`) has a folder of its own.
+    What is made of several views (`TimmBackbone.describe`, `embed_views`) has a folder of its own, and so has `kept`:
+    the feature by the network as it was built, for methods whose last stages train and should not forget it.
     View 0 of an image is the deterministic crop that evaluation sees, view 1 its mirror image (training only).
     """
 
@@ -82,6 +83,11 @@ class FeatureCache(Callback):
             self._provide(store, compute, backbone, data, trainer)
             # Only the views that were filled just now: an older cache may have room for more than that.
             arrays |= {name: store.open(name)[:views] for name in wanted}
+        if "kept" in inputs:
+            folder = self.directory / f"{cache_key(data.fingerprint, backbone, whole=True)}-feature"
+            store = CacheFolder(folder, {"kept": ((backbone.feature_dim,), "float16")}, views=views, count=count)
+            self._provide(store, compute_kept, backbone, data, trainer)
+            arrays["kept"] = store.open("kept")[:views]
         for name in (name for name in OF_VIEWS if name in inputs):
             size = int(pl_module.view_size)  # type: ignore[arg-type]
             shape = view_shape(name, backbone, size)
@@ -266,6 +272,13 @@ def compute(backbone: TimmBackbone, images: Tensor, device: torch.device) -> dic
         for name, row in rows.items():
             parts.setdefault(name, []).append(row.cpu())
     return _checked({name: torch.cat(part) for name, part in parts.items()}, backbone)
+
+
+@torch.no_grad()
+def compute_kept(backbone: TimmBackbone, images: Tensor, device: torch.device) -> dict[str, np.ndarray]:
+    """Return `kept`, the feature by the whole network as it is, for uint8 images (B, 3, S, S)."""
+    rows = [backbone.encode(backbone.embed(chunk)).half().cpu() for chunk in _chunks(images, device)]
+    return _checked({"kept": torch.cat(rows)}, backbone)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """RAZH: parts are clustered, matched with attributes, replaced by them, and rebuilt; then hashed."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from razh.losses import attributes as attribute_losses
 from razh.losses import hashing as hash_losses
 from razh.losses import parts as part_losses
 from razh.method import Batch, HashingMethod
+
+log = logging.getLogger(__name__)
 
 LABEL_TERMS = ("hash", "semantic", "pairwise", "classification", "mix_hash")
 """Terms that tell the training classes apart."""
@@ -47,7 +50,8 @@ class RAZH(HashingMethod):
     - the share of replaced parts rises linearly over `ramp_epochs` (the paper: "gradually"; the form is a guess);
     - both branches predict pixels per patch, normalised as in MAE (guess);
     - classification by cosine with centred class attributes, on the feature and on the hash logits (guess);
-    - `similarity`: the code keeps the pairwise similarity of the feature it was made from (our addition);
+    - `similarity`: the code keeps the pairwise similarity of the feature that the network gave before it was trained
+      (our addition);
     - hash head started from PCA + ITQ (our addition).
 
     At test there is no label, hence no replacement and no decoder: the code is the sign of the hash head.
@@ -147,7 +151,8 @@ class RAZH(HashingMethod):
             hash_weight: cross-entropy of a classifier on the hash logits, or the contrast of short codes.
             semantic_weight: cross-entropy of the hash logits' cosine with the class attributes.
             pairwise_weight: pairwise likelihood of the hash logits.
-            similarity_weight: keeps the feature's similarity in the code.
+            similarity_weight: keeps the feature's similarity in the code; where the last stages train, that of the
+                network as it was built, if it had trained weights and features are cached.
             quantization_weight: pull of the logits towards ±1.
             balance_weight: every bit should split a batch in half.
             classification_weight: classification of the feature.
@@ -282,11 +287,19 @@ class RAZH(HashingMethod):
         return self.head(self.hash_input(batch))  # type: ignore[no-any-return]
 
     @property
+    def part_inputs(self) -> tuple[str, ...]:
+        """Return the arrays of a feature cache that the terms on patches need."""
+        return (*self.backbone.caches, "thumbnail") if self.uses_parts or self.uses("reconstruction") else ()
+
+    @property
+    def keeps_start(self) -> bool:
+        """Whether `similarity` keeps what the network knew as it was built: it did know, and its last stages train."""
+        return self.backbone.freeze == "trunk" and self.backbone.has_weights and self.uses("similarity")
+
+    @property
     def cached_inputs(self) -> tuple[str, ...]:
         """Return the arrays of a feature cache that the terms need."""
-        if self.uses_parts or self.uses("reconstruction"):
-            return (*self.backbone.caches, "thumbnail")
-        return super().cached_inputs
+        return (*(self.part_inputs or super().cached_inputs), *(["kept"] if self.keeps_start else []))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return every term that has a weight, by its name."""
@@ -336,8 +349,13 @@ class RAZH(HashingMethod):
         return hash_losses.cosine_margin_loss(logits, self.hash_classifier.weight, targets, self.scale, self.margin)
 
     def kept_feature(self, feature: Tensor, batch: Batch) -> Tensor:
-        """Return the feature (B, D) whose similarity the code should keep, given what the hash head sees (B, D)."""
-        return feature
+        """Return the feature (B, D) whose similarity the code should keep, given what the hash head sees (B, D).
+
+        That is the feature by the network as it was built, where the last stages train and a cache has it: a target
+        that trains with the code would be no hold.
+        """
+        kept = batch.get("kept")
+        return feature if kept is None else kept.to(self.dtype)
 
     def parts(self, batch: Batch) -> Parts:
         """Return the parts of a batch, each matched with an attribute that the label's class has."""
@@ -431,6 +449,17 @@ class RAZH(HashingMethod):
         error = (self.decoder(backbone.spatial(tokens)) - target).square().mean(dim=-1)
         cells = pool_grid(weight.unsqueeze(-1), backbone.grid, backbone.token_grid).squeeze(-1)
         return attribute_losses.masked_mean(error, cells)
+
+    def on_fit_start(self) -> None:
+        """Say so if `similarity` has nothing to hold on to."""
+        super().on_fit_start()
+        kept = self.cached_inputs[-1]
+        if self.keeps_start and kept not in self.trainer.datamodule.attached:  # type: ignore[attr-defined]
+            log.warning(
+                "similarity follows the network that trains: what it gave before is known from the cache of %r alone; "
+                "leave cache.enabled on",
+                kept,
+            )
 
     def start_from_features(self) -> None:
         """Initialise the hash head, and the mean that the similarity term centres features with."""

@@ -108,14 +108,12 @@ class RAZHViews(RAZH):
         Descriptors are those of the network as it is built: where its last stages train, `similarity` keeps what they
         knew, if that was anything.
         """
-        needs_patches = self.uses_parts or self.uses("reconstruction")
-        keeps = self.uses("similarity") and self.backbone.has_weights
         own = {
             "none": (),
-            "trunk": ("view_patches", *(("descriptors",) if keeps else ())),
+            "trunk": ("view_patches", *(("descriptors",) if self.keeps_start else ())),
             "all": ("descriptors",),
         }
-        return (*(super().cached_inputs if needs_patches else ()), *own[self.backbone.freeze])
+        return (*self.part_inputs, *own[self.backbone.freeze])
 
     def descriptors(self, batch: Batch) -> Tensor:
         """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe`.
