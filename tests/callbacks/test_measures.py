@@ -13,11 +13,14 @@ from datamodules.cub import CUBDataModule
 from datamodules.synthetic import SyntheticDataModule
 from razh.backbones.timm import TimmBackbone
 from razh.callbacks.measures import PartMeasures
+from razh.callbacks.retrieval import RetrievalEvaluation
 from razh.callbacks.run import PARTS, shown
 from razh.cli import main
-from razh.measures.collect import can_be_measured, measure_parts_and_attributes
+from razh.measures.collect import can_be_measured, measure_codes, measure_parts_and_attributes
 from razh.methods.ce import CE
 from razh.methods.razh import RAZH
+from razh.retrieval.codes import Codes
+from razh.retrieval.packing import pack
 from tests.fake import write_cub
 
 SIDE = 32
@@ -223,6 +226,55 @@ def test_a_layer_named_semantic_is_no_head(data):
     assert not can_be_measured(method)
 
 
+def coded(data, bits, **changes):
+    """Return bits (n, L) of all images as the codes of a test."""
+    split = data.split
+    known = {
+        "query_codes": pack(bits[split.query]),
+        "database_codes": pack(bits[split.database]),
+        "query_labels": data.labels[split.query],
+        "database_labels": data.labels[split.database],
+        "bits": bits.shape[1],
+        "unseen_classes": tuple(int(c) for c in split.unseen_classes),
+    }
+    return Codes(**(known | changes))
+
+
+@pytest.fixture(scope="module")
+def many():
+    """Enough classes to learn attributes one by one."""
+    return SyntheticDataModule(seen_classes=60, unseen_classes=8, images_per_class=8, image_size=16)
+
+
+def test_codes_that_are_attributes_tell_them(many):
+    bits = many.class_attributes.numpy()[many.labels] > 0
+    metrics = measure_codes(coded(many, bits), many)
+    assert metrics["attributes/auc_codes"] > 0.97
+    assert metrics["attributes/auc_codes_chance_deviation"] < 0.1
+    assert metrics["attributes/auc_attributes"] > 10
+
+
+def test_codes_that_know_the_trained_classes_alone_tell_nothing_of_others(many):
+    generator = np.random.default_rng(0)
+    bits = generator.random((len(many.labels), 64)) < 0.5
+    own = generator.random((len(many.class_names), 64)) < 0.5
+    trained = np.isin(many.labels, many.train_classes.numpy())
+    bits[trained] = own[many.labels[trained]]
+    metrics = measure_codes(coded(many, bits), many)
+    assert abs(metrics["attributes/auc_codes"] - 0.5) < 0.05
+
+
+def test_codes_without_trained_or_unseen_classes_are_not_measured(many):
+    bits = np.zeros((len(many.labels), 16), dtype=bool)
+    whole = coded(many, bits)
+    unseen = np.isin(whole.database_labels, whole.unseen_classes)
+    only = {"database_codes": whole.database_codes[unseen], "database_labels": whole.database_labels[unseen]}
+    assert measure_codes(coded(many, bits, **only), many) == {}
+    assert measure_codes(coded(many, bits, unseen_classes=()), many) == {}
+    assert measure_codes(coded(many, bits, unseen_classes=None), many) == {}
+    assert measure_codes(whole, many)["attributes/auc_codes"] == pytest.approx(0.5)  # all codes alike
+
+
 PART_TERMS = [
     f"{term}_weight"
     for term in ("mix", "mix_hash", "reconstruction", "alignment", "orthogonality", "presence", "background")
@@ -242,6 +294,7 @@ class Trainer(SimpleNamespace):
             limit_test_batches=1.0,
             global_step=7,
             loggers=[],
+            callbacks=[],
             strategy=SimpleNamespace(barrier=self.waited.append),
         )
         self.__dict__.update(changes)
@@ -258,6 +311,19 @@ def test_the_first_rank_measures_and_all_wait(data):
     assert callbacks[1].metrics == {}
     assert logged == [(callbacks[0].metrics, 7)]
     assert [len(trainer.waited) for trainer in trainers] == [1, 1]
+
+
+def test_codes_of_any_method_are_measured(data):
+    evaluation = RetrievalEvaluation()
+    evaluation.codes = coded(data, np.random.default_rng(0).random((len(data.labels), 16)) < 0.5)
+    trainer, callback = Trainer(data, callbacks=[evaluation]), PartMeasures()
+    callback.on_test_epoch_end(trainer, build(data, CE))
+    assert callback.metrics == measure_codes(evaluation.codes, data)
+    assert "attributes/auc_codes" in callback.metrics
+    assert len(trainer.waited) == 1
+    with_parts = PartMeasures(flip_images=2)
+    with_parts.on_test_epoch_end(trainer, build(data))
+    assert {"attributes/auc_codes", "parts/nmi", "attributes/auc"} <= with_parts.metrics.keys()
 
 
 @pytest.mark.parametrize("change", ["disabled", "limited", "fast_dev_run", "no parts"])
@@ -301,7 +367,8 @@ def test_numbers_out_of_range_are_refused(arguments):
 
 
 def test_what_the_table_shows_is_measured(data):
-    assert set(PARTS) <= measure_parts_and_attributes(build(data), data).keys()
+    codes = coded(data, np.zeros((len(data.labels), 16), dtype=bool))
+    assert set(PARTS) <= (measure_parts_and_attributes(build(data), data) | measure_codes(codes, data)).keys()
     assert all(shown(name) for name in PARTS)
 
 

@@ -52,7 +52,8 @@ PARTS = {  # docs/measures.md says what they are
     "… shuffled (exact)": "attributes/exact_accuracy_shuffled",
     "AUC of attributes: parts": "attributes/auc",
     "feature": "attributes/auc_feature",
-    "code": "attributes/auc_hash",
+    "hash logits": "attributes/auc_hash",
+    "codes": "attributes/auc_codes",
 }
 PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 begin, end = "<!-- razh report: begin, generated -->", "<!-- razh report: end -->"

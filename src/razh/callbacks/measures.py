@@ -6,13 +6,17 @@ import time
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from razh.measures.collect import can_be_measured, measure_parts_and_attributes
+from razh.callbacks.retrieval import RetrievalEvaluation
+from razh.measures.collect import can_be_measured, measure_codes, measure_parts_and_attributes
+from razh.retrieval.codes import Codes
 
 log = logging.getLogger(__name__)
 
 
 class PartMeasures(Callback):
-    """Measure the parts and attributes of a method that has any, at the end of a test; docs/measures.md says how.
+    """Measure parts and attributes of a method that has any, and what codes know of attributes, at the end of a test.
+
+    docs/measures.md says how.
 
     `metrics` holds the figures by name (`parts/nmi`, `attributes/auc`, …); they go to the loggers, and with the
     retrieval figures to `metrics.json`. The first rank measures all images by itself and the others wait, so the
@@ -49,24 +53,26 @@ class PartMeasures(Callback):
         """Measure on the first rank, log there, and let the others wait."""
         self.metrics = {}
         limited = trainer.fast_dev_run or trainer.limit_test_batches != 1.0  # type: ignore[attr-defined]
-        if not self.enabled or limited or not can_be_measured(pl_module):
+        evaluation = next((c for c in trainer.callbacks if isinstance(c, RetrievalEvaluation)), None)  # type: ignore[attr-defined]
+        codes = evaluation.codes if evaluation is not None else None
+        if not self.enabled or limited or not (codes or can_be_measured(pl_module)):
             return
         started = time.perf_counter()
         if trainer.is_global_zero:
-            self._measure(trainer, pl_module)
+            self._measure(trainer, pl_module, codes)
         trainer.strategy.barrier("parts and attributes measured")
         self.seconds = time.perf_counter() - started
         log.info("measured parts and attributes in %.1f s", self.seconds)
 
-    def _measure(self, trainer: Trainer, module: LightningModule) -> None:
+    def _measure(self, trainer: Trainer, module: LightningModule, codes: Codes | None) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
         try:
-            self.metrics = measure_parts_and_attributes(
-                module,
-                trainer.datamodule,  # type: ignore[attr-defined]
-                self.images,
-                self.flip_images,
-                self.own_threshold,
-            )
+            if codes is not None:
+                self.metrics = measure_codes(codes, data)
+            if can_be_measured(module):
+                self.metrics |= measure_parts_and_attributes(
+                    module, data, self.images, self.flip_images, self.own_threshold
+                )
         except Exception as error:  # whatever a measure fails of, the results are worth more
             if os.environ.get("RAZH_DEBUG") == "1":
                 raise

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from razh.layers.regression import ridge
 from razh.losses.attributes import own_attributes
 from razh.measures.attributes import Accuracy, attribute_accuracy, attribute_auc
 from razh.measures.parts import (
@@ -22,9 +23,12 @@ from razh.measures.parts import (
     part_pixels,
     parts_at,
 )
+from razh.retrieval.codes import Codes
+from razh.retrieval.packing import unpack
 
-__all__ = ["can_be_measured", "measure_parts_and_attributes"]
+__all__ = ["can_be_measured", "measure_codes", "measure_parts_and_attributes"]
 
+PROBE_PENALTY = 0.1  # of the ridge from codes to attributes, in units of the bits' mean variance
 LIVE = 4  # images at a time: on a CPU a network's first maps of more than that do not stay in its cache
 
 Ids = NDArray[np.int64]
@@ -76,6 +80,32 @@ def measure_parts_and_attributes(
     finally:
         module.train(was_training)
     return {name: value for name, value in sorted(metrics.items()) if np.isfinite(value)}
+
+
+def measure_codes(codes: Codes, data: Any) -> dict[str, float]:
+    """Return how well the attributes of unseen classes can be read off their codes, whatever the method.
+
+    A ridge regression from the bits, as ±1, to class attributes is fitted on database codes of the training classes,
+    and ranks the unseen queries: `attributes/auc_codes`. Images of the classes that it ranks are not in the fit.
+
+    Args:
+        codes: of a test.
+        data: the data module.
+    """
+    if codes.unseen_classes is None:
+        return {}
+    fitted = np.isin(codes.database_labels, data.train_classes.numpy())
+    ranked = np.isin(codes.query_labels, codes.unseen_classes)
+    if not fitted.any() or not ranked.any():
+        return {}
+    bits = [
+        torch.from_numpy(unpack(packed, codes.bits)).float() * 2 - 1
+        for packed in (codes.database_codes[fitted], codes.query_codes[ranked])
+    ]
+    strengths = data.class_attributes[torch.from_numpy(codes.database_labels[fitted])].float()
+    weight, bias = ridge(bits[0], strengths, PROBE_PENALTY)
+    found = _Found(labels=[codes.query_labels[ranked]], scores={"auc_codes": [(bits[1] @ weight.T + bias).numpy()]})
+    return {f"attributes/{name}": value for name, value in _areas(found, found.labels[0], data).items()}
 
 
 def _spread(rows: Ids, most: int) -> Ids:
