@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from razh.files import flat
+
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = "RAZH_RUN_DIR"  # tells the ranks that Lightning starts which folder the first one took
@@ -154,21 +156,11 @@ def difference(folder: Path, config: Mapping[str, Any]) -> str | None:
         saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return "its config.yaml cannot be read"
-    here, there = _flat(config), _flat(saved or {})
+    here, there = flat(config), flat(saved or {})
     for name in dict.fromkeys([*there, *here]):
         if name not in WITHOUT_EFFECT and here.get(name) != there.get(name):
             return f"{name} is {there.get(name)} there, {here.get(name)} here"
     return None
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def _rank() -> int:

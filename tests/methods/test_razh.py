@@ -266,6 +266,13 @@ def test_a_similarity_that_follows_the_training_network_is_announced(make, caplo
     ] * warnings
 
 
+def test_nothing_is_said_where_nothing_is_kept(make, caplog):
+    method = make(freeze="none", **only("similarity"))
+    method._trainer = SimpleNamespace(ckpt_path="one")
+    method.on_fit_start()
+    assert not caplog.records
+
+
 def test_equivariance_needs_images(make, make_batch):
     method, batch = make(freeze="trunk", **only("equivariance")), make_batch()
     batch["patches"] = method.backbone.embed(batch.pop("image"))

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -182,3 +184,11 @@ def test_hash_term_is_the_cosine_classifier_on_signs(make_method, make_backbone)
     expected = F.cross_entropy(10 * (cosines - 0.2 * F.one_hot(position, 4)), position)
     torch.testing.assert_close(method.losses(batch)["hash"], expected)
     assert method.hash_classifier.bias is None
+
+
+def test_a_network_that_trains_whole_keeps_nothing(make_method, make_backbone, caplog):
+    method = make_method(RAZHViews, make_backbone("test_efficientnet", 3, freeze="none"))
+    method._trainer = SimpleNamespace(ckpt_path="one")
+    assert method.cached_inputs == ()
+    method.on_fit_start()
+    assert not caplog.records

@@ -8,7 +8,7 @@ from typing import Any
 
 from razh.benchmark.cells import Job, portable, train_job
 from razh.benchmark.grid import Cell, Grid
-from razh.files import read_json, write_json
+from razh.files import flat, read_json, write_json
 
 __all__ = ["NOTHING", "Plan", "PlannedCell", "tuned_words"]
 
@@ -134,7 +134,7 @@ class Plan:
         if not read_json(out / PLAN):
             return self
         old = Plan.read(out)
-        ours, theirs = _flat(self.settings), _flat(old.settings)
+        ours, theirs = flat(self.settings, "/"), flat(old.settings, "/")
         # A protocol that only one of them has adds columns, and changes none.
         both = set(self.settings["protocols"]) & set(old.settings["protocols"])
         for name in dict.fromkeys([*theirs, *ours]):
@@ -152,16 +152,6 @@ class Plan:
         settings = {**self.settings, "protocols": {**old.settings["protocols"], **self.settings["protocols"]}}
         order = tuple(dict.fromkeys([*self.order, *old.order]))
         return Plan(**{**vars(self), "settings": settings, "order": order, "cells": old.cells})
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}/")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def tuned_words(grid: Grid, trials: int) -> str:

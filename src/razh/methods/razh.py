@@ -453,8 +453,10 @@ class RAZH(HashingMethod):
     def on_fit_start(self) -> None:
         """Say so if `similarity` has nothing to hold on to."""
         super().on_fit_start()
+        if not self.keeps_start:
+            return
         kept = self.cached_inputs[-1]
-        if self.keeps_start and kept not in self.trainer.datamodule.attached:  # type: ignore[attr-defined]
+        if kept not in self.trainer.datamodule.attached:  # type: ignore[attr-defined]
             log.warning(
                 "similarity follows the network that trains: what it gave before is known from the cache of %r alone; "
                 "leave cache.enabled on",
