@@ -54,6 +54,19 @@ def test_targets_count_labels_among_the_training_classes(make_method):
     assert method.targets({"label": torch.tensor([2, 5])}).tolist() == [-1, -1]  # unseen: cross-entropy refuses them
 
 
+def test_shuffled_attributes_are_those_of_other_training_classes(make_method, facts):
+    true = facts["class_attributes"]
+    control, again = (make_method(Plain, shuffled_attributes=True) for _ in range(2))
+    trained = facts["train_classes"]
+    unseen = [c for c in range(len(true)) if c not in trained.tolist()]
+    assert torch.equal(control.class_attributes, again.class_attributes)
+    assert torch.equal(control.class_attributes[unseen], true[unseen])
+    assert not (control.class_attributes[trained] == true[trained]).all(dim=1).any()
+    rows = {tuple(row.tolist()) for row in true[trained]}
+    assert {tuple(row.tolist()) for row in control.class_attributes[trained]} == rows
+    assert torch.equal(make_method(Plain).class_attributes, true)
+
+
 def test_codes_are_the_signs_of_the_logits(make_method, make_batch):
     method, images = make_method(Plain).eval(), make_batch()["image"]
     assert torch.equal(method.codes(images), method(images) >= 0)

@@ -38,6 +38,7 @@ class HashingMethod(L.LightningModule, ABC):
         backbone_lr: float = 1e-4,
         weight_decay: float = 1e-4,
         warmup: float = 0.1,
+        shuffled_attributes: bool = False,
     ) -> None:
         """Build the parts that all methods have.
 
@@ -53,6 +54,8 @@ class HashingMethod(L.LightningModule, ABC):
             backbone_lr: learning rate of the backbone's trainable part.
             weight_decay: of AdamW.
             warmup: share of the steps in which the learning rate rises; then it falls as a cosine.
+            shuffled_attributes: a control: training classes have each other's attributes, none its own. A method that
+                is as good so does not live on what attributes say.
 
         Raises:
             ValueError: bits below 1.
@@ -62,6 +65,8 @@ class HashingMethod(L.LightningModule, ABC):
         self.bits, self.hash_init = bits, hash_init
         self.lr, self.backbone_lr, self.weight_decay, self.warmup = lr, backbone_lr, weight_decay, warmup
         self.head = HashHead(self.input_dim(backbone), bits)
+        if shuffled_attributes:
+            class_attributes = dealt_out(class_attributes, train_classes)
         self.register_buffer("class_attributes", class_attributes)
         self.register_buffer("attribute_vectors", attribute_vectors)
         self.register_buffer("train_classes", train_classes)
@@ -200,3 +205,11 @@ class HashingMethod(L.LightningModule, ABC):
             return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def dealt_out(class_attributes: Tensor, train_classes: Tensor) -> Tensor:
+    """Return class attributes (C, M) in which every training class has those of another one, the same at each call."""
+    order = torch.randperm(len(train_classes), generator=torch.Generator().manual_seed(0))
+    dealt = class_attributes.clone()
+    dealt[train_classes[order]] = class_attributes[train_classes[order.roll(1)]]  # a cycle: none keeps its own
+    return dealt

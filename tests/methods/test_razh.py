@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from razh.layers.attributes import Match
 from razh.layers.decoder import pixel_targets
 from razh.losses.attributes import alignment_loss, own_attributes, relative_strengths
+from razh.losses.hashing import similarity_loss
 from razh.methods.razh import RAZH
 
 DEFAULTS = {
@@ -264,6 +265,19 @@ def test_a_similarity_that_follows_the_training_network_is_announced(make, caplo
     assert [record.levelname for record in caplog.records if "similarity follows" in record.message] == [
         "WARNING"
     ] * warnings
+
+
+def test_an_untrained_network_has_no_similarity_to_keep(make, make_method, make_backbone, make_batch):
+    shares = {"attribute_share": 0.25, "untrained_attribute_share": 0.75}
+    known, unknown = make_backbone(), make_backbone()
+    known.has_weights = True
+    assert [make_method(RAZH, one, **shares).attribute_share for one in (known, unknown)] == [0.25, 0.75]
+    batch = make_batch()
+    method = make(**only("similarity")).eval()
+    label = method.targets(batch)
+    logits = method.hash_logits(batch)
+    attributes_alone = similarity_loss(logits, torch.randn(len(label), 5), method.prototypes[label], 1.0)
+    torch.testing.assert_close(method.losses(batch)["similarity"], attributes_alone)
 
 
 def test_nothing_is_said_where_nothing_is_kept(make, caplog):

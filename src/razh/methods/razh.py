@@ -91,6 +91,7 @@ class RAZH(HashingMethod):
         contrast_temperature: float = 0.3,
         straight_through: bool = False,
         attribute_share: float = 0.0,
+        untrained_attribute_share: float = 1.0,
         enough_classes: int = 0,
         hash_weight: float = 1.0,
         semantic_weight: float = 1.0,
@@ -144,7 +145,10 @@ class RAZH(HashingMethod):
             contrast_below: codes of fewer bits have no such classifier: `hash` contrasts pairs of them (SupCon).
             contrast_temperature: t of that contrast.
             straight_through: the terms on the hash logits see their signs, and the gradient passes.
-            attribute_share: share of the classes' attribute similarity in what `similarity` keeps.
+            attribute_share: share of the classes' attribute similarity in what `similarity` keeps; the rest is the
+                feature's.
+            untrained_attribute_share: the same where the network starts without trained weights, and its features know
+                nothing that is worth keeping.
             enough_classes: with fewer training classes, terms on labels (`LABEL_TERMS`) weigh (classes /
                 `enough_classes`)³ of their weight, if the network started from trained weights: what tells few classes
                 apart says little about others, and the network knows better. 0 for never.
@@ -178,13 +182,15 @@ class RAZH(HashingMethod):
             ("hidden_share", hidden_share),
             ("background_share", background_share),
             ("attribute_share", attribute_share),
+            ("untrained_attribute_share", untrained_attribute_share),
         ):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share} must lie in [0, 1]")
         if not contrast_temperature > 0:
             raise ValueError(f"contrast_temperature={contrast_temperature} must be above 0")
         self.margin, self.contrast_temperature = margin, contrast_temperature
-        self.straight_through, self.attribute_share = straight_through, attribute_share
+        self.straight_through = straight_through
+        self.attribute_share = attribute_share if self.backbone.has_weights else untrained_attribute_share
         if enough_classes < 0:
             raise ValueError(f"enough_classes={enough_classes} must be at least 0; 0 never weighs labels less")
         if branch_images < 1:

@@ -23,7 +23,8 @@ class RAZHViews(RAZH):
       place of RAZH's linear and semantic classifiers. Codes of fewer than 32 bits (`contrast_below`) have no class
       codes: pairs of them are contrasted.
     - The terms see signs and pass the gradient on (`straight_through`).
-    - `similarity` keeps a mixture of the mean descriptor's and the class attributes' similarity (`attribute_share`).
+    - `similarity` keeps a mixture of the mean descriptor's and the class attributes' similarity (`attribute_share`); of
+      a network without trained weights the attributes' alone, as RAZH does.
     - With fewer than 26 training classes (`enough_classes`) the classes weigh less against that.
     - The terms on parts and both branches have weight 0: on frozen backbones nothing that was measured came from them.
       Any of them is switched on by its weight.
