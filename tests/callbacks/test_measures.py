@@ -275,6 +275,13 @@ def test_codes_without_trained_or_unseen_classes_are_not_measured(many):
     assert measure_codes(whole, many)["attributes/auc_codes"] == pytest.approx(0.5)  # all codes alike
 
 
+def test_few_codes_are_enough_to_measure(many):
+    bits = many.class_attributes.numpy()[many.labels] > 0
+    whole, few = (measure_codes(coded(many, bits), many, images) for images in (2000, 40))
+    assert whole.keys() == few.keys()
+    assert whole["attributes/auc_codes"] > few["attributes/auc_codes"] > 0.5
+
+
 PART_TERMS = [
     f"{term}_weight"
     for term in ("mix", "mix_hash", "reconstruction", "alignment", "orthogonality", "presence", "background")

@@ -33,7 +33,7 @@ class PartMeasures(Callback):
 
         Args:
             enabled: False measures nothing.
-            images: unseen queries, and images of training classes, that are measured at most.
+            images: unseen queries, and images (or codes) of training classes, that are measured at most.
             flip_images: unseen queries whose mirror images are looked at; they are computed live.
             own_threshold: an attribute is a class's own from this share of its strongest attribute on.
 
@@ -68,7 +68,7 @@ class PartMeasures(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         try:
             if codes is not None:
-                self.metrics = measure_codes(codes, data)
+                self.metrics = measure_codes(codes, data, self.images)
             if can_be_measured(module):
                 self.metrics |= measure_parts_and_attributes(
                     module, data, self.images, self.flip_images, self.own_threshold

@@ -82,7 +82,7 @@ def measure_parts_and_attributes(
     return {name: value for name, value in sorted(metrics.items()) if np.isfinite(value)}
 
 
-def measure_codes(codes: Codes, data: Any) -> dict[str, float]:
+def measure_codes(codes: Codes, data: Any, images: int = 2000) -> dict[str, float]:
     """Return how well the attributes of unseen classes can be read off their codes, whatever the method.
 
     A ridge regression from the bits, as ±1, to class attributes is fitted on database codes of the training classes,
@@ -91,12 +91,13 @@ def measure_codes(codes: Codes, data: Any) -> dict[str, float]:
     Args:
         codes: of a test.
         data: the data module.
+        images: how many codes are fitted on, and ranked, at most, spread over all.
     """
     if codes.unseen_classes is None:
         return {}
-    fitted = np.isin(codes.database_labels, data.train_classes.numpy())
-    ranked = np.isin(codes.query_labels, codes.unseen_classes)
-    if not fitted.any() or not ranked.any():
+    fitted = _spread(np.flatnonzero(np.isin(codes.database_labels, data.train_classes.numpy())), images)
+    ranked = _spread(np.flatnonzero(np.isin(codes.query_labels, codes.unseen_classes)), images)
+    if not len(fitted) or not len(ranked):
         return {}
     bits = [
         torch.from_numpy(unpack(packed, codes.bits)).float() * 2 - 1

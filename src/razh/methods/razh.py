@@ -292,6 +292,9 @@ class RAZH(HashingMethod):
         """Return hash logits (B, L): a linear map of the feature, no label and no attribute needed."""
         return self.head(self.hash_input(batch))  # type: ignore[no-any-return]
 
+    kept_input = "kept"
+    """Array of a feature cache that has what the network knew as it was built."""
+
     @property
     def part_inputs(self) -> tuple[str, ...]:
         """Return the arrays of a feature cache that the terms on patches need."""
@@ -305,7 +308,7 @@ class RAZH(HashingMethod):
     @property
     def cached_inputs(self) -> tuple[str, ...]:
         """Return the arrays of a feature cache that the terms need."""
-        return (*(self.part_inputs or super().cached_inputs), *(["kept"] if self.keeps_start else []))
+        return (*(self.part_inputs or super().cached_inputs), *([self.kept_input] if self.keeps_start else []))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return every term that has a weight, by its name."""
@@ -360,7 +363,7 @@ class RAZH(HashingMethod):
         That is the feature by the network as it was built, where the last stages train and a cache has it: a target
         that trains with the code would be no hold.
         """
-        kept = batch.get("kept")
+        kept = batch.get(self.kept_input)
         return feature if kept is None else kept.to(self.dtype)
 
     def parts(self, batch: Batch) -> Parts:
@@ -461,7 +464,7 @@ class RAZH(HashingMethod):
         super().on_fit_start()
         if not self.keeps_start:
             return
-        kept = self.cached_inputs[-1]
+        kept = self.kept_input
         if kept not in self.trainer.datamodule.attached:  # type: ignore[attr-defined]
             log.warning(
                 "similarity follows the network that trains: what it gave before is known from the cache of %r alone; "

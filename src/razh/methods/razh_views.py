@@ -93,6 +93,8 @@ class RAZHViews(RAZH):
         )
         self.view_scale = view_scale
 
+    kept_input = "descriptors"
+
     def input_dim(self, backbone: TimmBackbone) -> int:
         """Return the width of a descriptor."""
         return backbone.descriptor_dim
@@ -111,7 +113,7 @@ class RAZHViews(RAZH):
         """
         own = {
             "none": (),
-            "trunk": ("view_patches", *(("descriptors",) if self.keeps_start else ())),
+            "trunk": ("view_patches", *([self.kept_input] if self.keeps_start else [])),
             "all": ("descriptors",),
         }
         return (*self.part_inputs, *own[self.backbone.freeze])
@@ -145,5 +147,5 @@ class RAZHViews(RAZH):
 
     def kept_feature(self, feature: Tensor, batch: Batch) -> Tensor:
         """Return the mean descriptor (B, D) by the network as it was built; where it is not kept, what is hashed."""
-        kept = batch.get("descriptors")
+        kept = batch.get(self.kept_input)
         return feature if kept is None else kept.to(self.dtype).mean(dim=1)
