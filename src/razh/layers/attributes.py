@@ -92,6 +92,46 @@ def sinkhorn(logits: Tensor, allowed: Tensor, steps: int) -> Tensor:
     return logits
 
 
+class AttributeDetector(nn.Module):
+    """Tell which attributes an image shows, from the similarity of its parts with them; no label is needed.
+
+    An attribute is as likely as its nearest part is similar to it (multiple-instance learning), so in training the
+    gradient goes to the part where the attribute lives, and unseen combinations of attributes are detected part by part.
+    Our addition: RAZH (arXiv 2503.07037) aligns parts with attributes in training and says nothing of their use later.
+    """
+
+    def __init__(self, attributes: int) -> None:
+        """Build the layer.
+
+        Args:
+            attributes: number M of attributes.
+        """
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.bias = nn.Parameter(torch.full((attributes,), -5.0))
+        self.norm = nn.LayerNorm(attributes)
+
+    def forward(self, similarity: Tensor, present: Tensor, anywhere: Tensor | None = None) -> Tensor:
+        """Return log odds (B, M) of the attributes.
+
+        Args:
+            similarity: cosines (B, K, M) of parts with attributes.
+            present: (B, K, bool), which parts the image shows; if none, all count.
+            anywhere: (B, M, bool), attributes that are looked for at a random part: the control. None: at the nearest.
+        """
+        present = present | ~present.any(dim=1, keepdim=True)
+        shown = similarity.masked_fill(~present.unsqueeze(-1), -1.0)
+        found = shown.amax(dim=1)
+        if anywhere is not None:
+            drawn = torch.rand_like(shown).masked_fill(~present.unsqueeze(-1), -1.0).argmax(dim=1, keepdim=True)
+            found = torch.where(anywhere, shown.gather(1, drawn).squeeze(1), found)
+        return self.scale * found + self.bias
+
+    def descriptor(self, log_odds: Tensor) -> Tensor:
+        """Return log odds (B, M) as numbers to be hashed (B, M): an image's have mean 0 and deviation 1 at the start."""
+        return self.norm(log_odds)  # type: ignore[no-any-return]
+
+
 class AttributeReplacement(nn.Module):
     """Replace the patches of the best-matching parts by the vectors of their attributes.
 

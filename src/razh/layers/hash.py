@@ -26,6 +26,7 @@ class HashHead(nn.Linear):
         """Start from PCA (and ITQ's rotation) of features (n, D), so that the first codes keep what they tell.
 
         With labels (n,) the features are whitened by what differs within a class first, see `within_class_whitening`.
+        Inputs of the layer beyond the D of the features weigh nothing at the start.
         """
         features = features.float().cpu()
         whitening = within_class_whitening(features, labels.cpu()) if labels is not None else None
@@ -33,7 +34,7 @@ class HashHead(nn.Linear):
         weight, bias = itq(seen, self.out_features, rotate=rotate, seed=seed)
         if whitening is not None:
             weight = weight @ whitening  # symmetric
-        self.weight.copy_(weight)
+        self.weight.zero_()[:, : weight.shape[1]] = weight
         self.bias.copy_(bias)
 
 

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from razh.backbones.timm import pool_grid
 from razh.distributed import gather_with_gradient, whole_batch
-from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match
+from razh.layers.attributes import AttributeDetector, AttributeMatcher, AttributeReplacement, Match
 from razh.layers.decoder import PatchDecoder, hide, pixel_targets
-from razh.layers.hash import straight_through_sign
+from razh.layers.hash import HashHead, straight_through_sign
 from razh.layers.parts import SoftPartClustering
 from razh.losses import attributes as attribute_losses
 from razh.losses import hashing as hash_losses
@@ -104,6 +104,9 @@ class RAZH(HashingMethod):
         mix_hash_weight: float = 0.1,
         reconstruction_weight: float = 0.1,
         alignment_weight: float = 0.1,
+        detection_weight: float | None = None,
+        detect_in: Literal["part", "patch"] = "part",
+        hash_attributes: bool = True,
         orthogonality_weight: float = 0.1,
         presence_weight: float = 1.0,
         background_weight: float = 0.1,
@@ -164,6 +167,11 @@ class RAZH(HashingMethod):
             mix_hash_weight: cross-entropy of the hash logits of the mixed images.
             reconstruction_weight: reconstruction of hidden patches.
             alignment_weight: parts towards own attributes, away from others.
+            detection_weight: an image's attributes are told by its parts, each by the nearest one (an own one by a
+                random part where `attribute_choice` is `random`). None: 1 where the network trains from nothing,
+                else 0.
+            detect_in: attributes are detected in whole `part`s, or in each `patch` on its own.
+            hash_attributes: where attributes are detected, the hash head sees them beside the feature, at test, too.
             orthogonality_weight: different parts should look different.
             presence_weight: parts should have even shares of the batch, the background `background_share`.
             background_weight: patches at the rim of the image should be background.
@@ -196,8 +204,12 @@ class RAZH(HashingMethod):
         if branch_images < 1:
             raise ValueError(f"branch_images={branch_images} must be at least 1; switch a branch off by weight 0")
         self.part_init, self.granularity, self.target, self.target_side = part_init, granularity, target, target_side
+        self.detect_in = "patch" if granularity == "patch" else detect_in
         self.replaced_share, self.ramp_epochs, self.hidden_share = replaced_share, ramp_epochs, hidden_share
         self.branch_images, self.scale, self.background_share = branch_images, scale, background_share
+        if detection_weight is None:
+            from_nothing = self.backbone.freeze == "none" and not self.backbone.has_weights
+            detection_weight = 1.0 if from_nothing else 0.0
         if granularity == "patch":  # nothing is clustered, so nothing tells how good the clusters are
             orthogonality_weight = presence_weight = background_weight = 0.0
             entropy_weight = smoothness_weight = equivariance_weight = 0.0
@@ -213,6 +225,7 @@ class RAZH(HashingMethod):
             "mix_hash": mix_hash_weight,
             "reconstruction": reconstruction_weight,
             "alignment": alignment_weight,
+            "detection": detection_weight,
             "orthogonality": orthogonality_weight,
             "presence": presence_weight,
             "background": background_weight,
@@ -230,7 +243,11 @@ class RAZH(HashingMethod):
             strengths = attribute_losses.relative_strengths(strengths, self.train_classes)
         self.register_buffer("strengths", strengths, persistent=False)
         self.register_buffer("own", attribute_losses.own_attributes(strengths, own_threshold))
-        self.register_buffer("feature_mean", torch.zeros(self.head.in_features))
+        self.feature_width = self.head.in_features
+        self.register_buffer("feature_mean", torch.zeros(self.feature_width))
+        self.hash_attributes = hash_attributes and self.uses("detection")
+        if self.hash_attributes:
+            self.head = HashHead(self.feature_width + len(self.attribute_vectors), self.bits)
         self._build_classifiers(classifier, "contrast" if self.bits < contrast_below else hash_classifier)
         self._build_parts(
             SoftPartClustering(
@@ -266,16 +283,19 @@ class RAZH(HashingMethod):
             self.hash_semantic = nn.Linear(self.bits, attributes)
         if self.uses("classification"):
             self.semantic = kind == "semantic"
-            self.classifier = nn.Linear(self.head.in_features, attributes if self.semantic else classes)
+            self.classifier = nn.Linear(self.feature_width, attributes if self.semantic else classes)
 
     def _build_parts(self, clustering: SoftPartClustering, matcher: AttributeMatcher, threshold: float) -> None:
         backbone = self.backbone
         part_terms = ("orthogonality", "presence", "background", "entropy", "smoothness", "equivariance")
         self.uses_parts = self.uses("mix", "mix_hash", "alignment", *part_terms)
-        if self.uses_parts and self.granularity == "part":
+        detects_in_parts = self.uses("detection") and self.detect_in == "part"
+        if (self.uses_parts and self.granularity == "part") or detects_in_parts:
             self.clustering = clustering
-        if self.uses("mix", "mix_hash", "alignment"):
+        if self.uses("mix", "mix_hash", "alignment", "detection"):
             self.matcher = matcher
+        if self.uses("detection"):
+            self.detector = AttributeDetector(len(self.attribute_vectors))
         if self.uses("mix", "mix_hash"):
             self.replacement = AttributeReplacement(backbone.dim, self.attribute_vectors.shape[1], threshold)
         if self.uses("reconstruction"):
@@ -289,8 +309,33 @@ class RAZH(HashingMethod):
         return any(self.weights[term] for term in terms)
 
     def hash_logits(self, batch: Batch) -> Tensor:
-        """Return hash logits (B, L): a linear map of the feature, no label and no attribute needed."""
+        """Return hash logits (B, L): a linear map of the feature and of detected attributes; no label is needed."""
         return self.head(self.hash_input(batch))  # type: ignore[no-any-return]
+
+    def hash_input(self, batch: Batch) -> Tensor:
+        """Return what the hash head sees (B, D), or (B, D + M) with the attributes that the image's parts show."""
+        if not self.hash_attributes:
+            return self.described(batch)
+        batch = self.shown(batch)
+        return torch.cat([self.described(batch), self.detector.descriptor(self.attribute_log_odds(batch))], dim=1)
+
+    def described(self, batch: Batch) -> Tensor:
+        """Return the description (B, D) of the whole image: the feature."""
+        return self.feature(batch)
+
+    def shown(self, batch: Batch) -> Batch:
+        """Return the batch with what several terms need, computed once: the patches."""
+        return {**batch, "patches": self.patches(batch)}
+
+    def attribute_log_odds(self, batch: Batch, anywhere: Tensor | None = None) -> Tensor:
+        """Return log odds (B, M) that images show attributes, by their parts; for `anywhere`, see `AttributeDetector`."""
+        return self._log_odds(self.patches(batch), anywhere)
+
+    def _log_odds(self, patches: Tensor, anywhere: Tensor | None) -> Tensor:
+        vectors, assignment = self._cluster(self._spatial_patches(patches), self.detect_in)
+        similarity = self.matcher.similarity(vectors, self.attribute_vectors)
+        present = assignment[..., :-1].sum(dim=1) >= 0.5  # half a patch
+        return self.detector(similarity, present, anywhere)  # type: ignore[no-any-return]
 
     kept_input = "kept"
     """Array of a feature cache that has what the network knew as it was built."""
@@ -298,7 +343,12 @@ class RAZH(HashingMethod):
     @property
     def part_inputs(self) -> tuple[str, ...]:
         """Return the arrays of a feature cache that the terms on patches need."""
-        return (*self.backbone.caches, "thumbnail") if self.uses_parts or self.uses("reconstruction") else ()
+        return (*self.backbone.caches, "thumbnail") if self.sees_patches or self.uses("detection") else ()
+
+    @property
+    def sees_patches(self) -> bool:
+        """Whether terms on parts or branches need the patches of the image itself."""
+        return self.uses_parts or self.uses("reconstruction")
 
     @property
     def keeps_start(self) -> bool:
@@ -312,8 +362,12 @@ class RAZH(HashingMethod):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return every term that has a weight, by its name."""
+        if self.sees_patches:
+            batch = {**batch, "patches": self.patches(batch)}
         terms = self._hash_terms(self.hash_input(batch), batch)
-        if self.uses_parts or self.uses("reconstruction"):
+        if self.uses("detection"):
+            terms["detection"] = self._detection_term(batch)
+        if self.sees_patches:
             patches = self.patches(batch)
             if self.uses_parts:
                 terms |= self._part_terms(patches, batch)
@@ -321,8 +375,15 @@ class RAZH(HashingMethod):
                 terms["reconstruction"] = self._reconstruction_term(patches, batch)
         return {name: self.weights[name] * value for name, value in terms.items()}
 
-    def _hash_terms(self, feature: Tensor, batch: Batch) -> dict[str, Tensor]:
-        logits, targets = self.head(feature), self.targets(batch)
+    def _detection_term(self, batch: Batch) -> Tensor:
+        label = batch["label"]
+        anywhere = self.own[label] if self.matcher.choice == "random" else None
+        log_odds = self.attribute_log_odds(batch, anywhere)
+        return attribute_losses.attribute_regression_loss(log_odds, self.class_attributes[label], "bce")
+
+    def _hash_terms(self, hashed: Tensor, batch: Batch) -> dict[str, Tensor]:
+        logits, targets = self.head(hashed), self.targets(batch)
+        feature = hashed[:, : self.feature_width]
         if self.straight_through:
             logits = straight_through_sign(logits)
         terms = {}
@@ -373,12 +434,15 @@ class RAZH(HashingMethod):
     def _spatial_patches(self, patches: Tensor) -> Tensor:
         return patches[:, self.backbone.prefix :]
 
+    def _cluster(self, patches: Tensor, granularity: str) -> tuple[Tensor, Tensor]:
+        """Return parts (B, K, D) and assignment (B, N, K + 1) of patches (B, N, D)."""
+        if granularity == "part":
+            return self.clustering(patches)  # type: ignore[no-any-return]
+        identity = torch.eye(patches.shape[1], device=patches.device, dtype=patches.dtype)  # each patch is a part
+        return patches, F.pad(identity, (0, 1)).expand(len(patches), -1, -1)
+
     def _match(self, patches: Tensor, batch: Batch) -> Parts:
-        if self.granularity == "part":
-            vectors, assignment = self.clustering(patches)
-        else:  # the ablation: every patch is a part of its own
-            identity = torch.eye(patches.shape[1], device=patches.device, dtype=patches.dtype)
-            vectors, assignment = patches, F.pad(identity, (0, 1)).expand(len(patches), -1, -1)
+        vectors, assignment = self._cluster(patches, self.granularity)
         return Parts(vectors, assignment, self.matcher(vectors, self.attribute_vectors, self.own[batch["label"]]))
 
     def _part_terms(self, patches: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -436,7 +500,11 @@ class RAZH(HashingMethod):
         if self.uses("mix"):
             terms["mix"] = self._decode(tokens, weight, patches[:n, prefix:], batch)
         if self.uses("mix_hash"):
-            logits = self.head(self.backbone.pool(tokens))
+            mixed_input = self.backbone.pool(tokens)
+            if self.hash_attributes:  # of the image as it was: what replaced a part is not to be detected
+                log_odds = self._log_odds(patches[:n], None)
+                mixed_input = torch.cat([mixed_input, self.detector.descriptor(log_odds)], dim=1)
+            logits = self.head(mixed_input)
             terms["mix_hash"] = self._hash_loss(logits, self.targets(batch)[:n])
         return terms
 
@@ -471,6 +539,10 @@ class RAZH(HashingMethod):
                 "leave cache.enabled on",
                 kept,
             )
+
+    def training_features(self) -> Tensor:
+        """Return descriptions (n, D) of all training images; detected attributes mean nothing before training."""
+        return super().training_features()[:, : self.feature_width]
 
     def start_from_features(self) -> None:
         """Initialise the hash head, and the mean that the similarity term centres features with."""

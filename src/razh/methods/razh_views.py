@@ -27,7 +27,8 @@ class RAZHViews(RAZH):
       a network without trained weights the attributes' alone, as RAZH does.
     - With fewer than 26 training classes (`enough_classes`) the classes weigh less against that.
     - The terms on parts and both branches have weight 0: on frozen backbones nothing that was measured came from them.
-      Any of them is switched on by its weight.
+      Any of them is switched on by its weight. Where the network trains from nothing, attributes are detected as in
+      RAZH, in single patches of the views (`detect_in`), and hashed beside the descriptor.
 
     Where a frozen trunk's last stages train, an image shows one view a step, from cached patches of all views, and
     `similarity` keeps that of the network as it was built.
@@ -43,6 +44,7 @@ class RAZHViews(RAZH):
         attribute_share: float = 0.3,
         enough_classes: int = 26,
         view_scale: float = 9 / 7,
+        detect_in: Literal["part", "patch"] = "patch",
         semantic_weight: float = 0.0,
         similarity_weight: float = 10.0,
         classification_weight: float = 0.0,
@@ -77,6 +79,7 @@ class RAZHViews(RAZH):
             straight_through=straight_through,
             attribute_share=attribute_share,
             enough_classes=enough_classes,
+            detect_in=detect_in,
             semantic_weight=semantic_weight,
             similarity_weight=similarity_weight,
             classification_weight=classification_weight,
@@ -116,25 +119,49 @@ class RAZHViews(RAZH):
             "trunk": ("view_patches", *([self.kept_input] if self.keeps_start else [])),
             "all": ("descriptors",),
         }
-        return (*self.part_inputs, *own[self.backbone.freeze])
+        of_image = self.sees_patches or self.backbone.freeze == "all"  # else attributes are detected in the views
+        return (*(self.part_inputs if of_image else ()), *own[self.backbone.freeze])
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return every term that has a weight, by its name; all terms on views see the same ones."""
+        return super().losses(self.shown(batch))
+
+    def shown(self, batch: Batch) -> Batch:
+        """Return the batch with the patches of its views (B, V, N, D), where descriptors are not cached.
+
+        A network that trains sees one view of each image (of live images, one for the whole batch): V is 1 there.
+        """
+        patches = batch.get("view_patches")
+        if patches is None:
+            if "descriptors" in batch:
+                return batch
+            views = [int(torch.randint(len(VIEWS), ()))] if self.training else range(len(VIEWS))
+            return {**batch, "view_patches": self.backbone.embed_views(batch["image"], self.view_size, views)}
+        if not self.training or patches.shape[1] == 1:
+            return batch
+        drawn = torch.randint(patches.shape[1], (len(patches),)).to(patches.device)
+        rows = torch.arange(len(patches), device=patches.device)
+        return {**batch, "view_patches": patches[rows, drawn].unsqueeze(1)}
+
+    def attribute_log_odds(self, batch: Batch, anywhere: Tensor | None = None) -> Tensor:
+        """Return log odds (B, M) that images show attributes: the mean over views; of the image, if those are cached."""
+        patches = self.shown(batch).get("view_patches")
+        if patches is None:
+            return super().attribute_log_odds(batch, anywhere)
+        views = patches.shape[1]
+        everywhere = None if anywhere is None else anywhere.repeat_interleave(views, dim=0)
+        log_odds = self._log_odds(patches.flatten(0, 1).to(self.dtype), everywhere)
+        return log_odds.unflatten(0, (-1, views)).mean(dim=1)  # type: ignore[no-untyped-call]
 
     def descriptors(self, batch: Batch) -> Tensor:
-        """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe`.
+        """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe` and `shown`."""
+        batch = self.shown(batch)
+        patches = batch.get("view_patches")
+        if patches is None:
+            return batch["descriptors"].to(self.dtype)
+        return self.backbone.descriptors(patches.to(self.dtype))
 
-        A network that trains describes one view of each image (of live images, one for the whole batch): V is 1 there.
-        """
-        cached, patches = batch.get("descriptors"), batch.get("view_patches")
-        if cached is not None and patches is None:
-            return cached.to(self.dtype)
-        if patches is not None:
-            if self.training:
-                drawn = torch.randint(patches.shape[1], (len(patches),)).to(patches.device)
-                patches = patches[torch.arange(len(patches), device=patches.device), drawn].unsqueeze(1)
-            return self.backbone.descriptors(patches.to(self.dtype))
-        views = [int(torch.randint(len(VIEWS), ()))] if self.training else range(len(VIEWS))
-        return self.backbone.describe(batch["image"], self.view_size, views)
-
-    def hash_input(self, batch: Batch) -> Tensor:
+    def described(self, batch: Batch) -> Tensor:
         """Return the mean descriptor (B, D); in training one view's for half of the images."""
         descriptors = self.descriptors(batch)
         mean, views = descriptors.mean(dim=1), descriptors.shape[1]
