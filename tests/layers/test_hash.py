@@ -183,3 +183,12 @@ def test_whitened_start_is_a_linear_map_of_the_feature_itself():
     matrix = within_class_whitening(features, labels)
     weight, bias = itq(features @ matrix, 4)
     torch.testing.assert_close(head(features), F.linear(features @ matrix, weight, bias), rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_beyond_the_features_weigh_nothing_at_the_start(features):
+    head, wider = HashHead(D, 8), HashHead(D + 5, 8)
+    head.initialise(features)
+    wider.initialise(features)
+    assert torch.equal(wider.weight[:, :D], head.weight)
+    assert torch.equal(wider.bias, head.bias)
+    assert not wider.weight[:, D:].any()

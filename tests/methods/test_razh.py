@@ -85,7 +85,7 @@ def test_every_trainable_parameter_gets_a_gradient(make, make_batch, ablation):
 @pytest.mark.parametrize(("name", "split"), CUTS)
 def test_every_backbone_and_freeze(make, make_batch, name, split, freeze):
     terms = assert_all_trained(make(name, split, freeze), make_batch())
-    assert terms.keys() == DEFAULT_TERMS
+    assert terms.keys() == DEFAULT_TERMS | ({"detection"} if freeze == "none" else set())
 
 
 @pytest.mark.parametrize("step", [0, 100])
@@ -117,6 +117,7 @@ def test_term_of_weight_zero_is_absent_and_costs_no_module(make, make_batch, nam
         (("classification",), {"classifier"}),
         (("presence",), {"clustering"}),
         (("alignment",), {"clustering", "matcher"}),
+        (("detection",), {"clustering", "matcher", "detector"}),
         (("mix",), {"clustering", "matcher", "replacement", "decoder"}),
         (("mix_hash",), {"clustering", "matcher", "replacement", "hash_classifier"}),
         (("reconstruction",), {"decoder"}),
@@ -367,3 +368,87 @@ def test_mix_term_is_the_error_of_the_pixels_of_replaced_patches(make, make_batc
 def test_bad_arguments_are_named(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+def knowing(backbone):
+    """Return a backbone that says it started from trained weights."""
+    backbone.has_weights = True
+    return backbone
+
+
+def test_attributes_are_detected_where_the_network_trains_from_nothing(make_method, make_backbone):
+    detects = {
+        (knows, freeze): make_method(
+            RAZH, (knowing if knows else lambda b: b)(make_backbone(split=2, freeze=freeze))
+        ).uses("detection")
+        for knows in (False, True)
+        for freeze in ("none", "trunk", "all")
+    }
+    assert [key for key, found in detects.items() if found] == [(False, "none")]
+    trained = make_method(RAZH, knowing(make_backbone(split=2, freeze="all")), detection_weight=1.0)
+    assert trained.uses("detection")
+
+
+@pytest.mark.parametrize("detect_in", ["part", "patch"])
+def test_detected_attributes_are_hashed_beside_the_feature(make, make_batch, detect_in):
+    method, batch = make(detect_in=detect_in).eval(), make_batch()
+    width, attributes = method.feature_width, len(method.attribute_vectors)
+    assert method.head.in_features == width + attributes
+    hashed = method.hash_input({"image": batch["image"]})  # no label
+    torch.testing.assert_close(hashed[:, :width], method.feature(batch))
+    log_odds = method.attribute_log_odds(batch)
+    torch.testing.assert_close(hashed[:, width:], method.detector.descriptor(log_odds))
+    before = method.hash_logits(batch)
+    with torch.no_grad():
+        method.detector.norm.bias += 1.0
+    assert not torch.allclose(method.hash_logits(batch), before)
+
+
+def test_detection_alone_leaves_the_code_as_it_is(make, make_batch):
+    method, batch = make(hash_attributes=False), make_batch()
+    assert method.head.in_features == method.feature_width
+    torch.testing.assert_close(method.hash_input(batch), method.feature(batch))
+    assert "detection" in method.losses(batch)
+
+
+def test_detection_is_the_cross_entropy_with_the_classes_attributes(make, make_batch):
+    method, batch = make(**only("detection")).eval(), make_batch()
+    expected = F.binary_cross_entropy_with_logits(
+        method.attribute_log_odds(batch), method.class_attributes[batch["label"]]
+    )
+    torch.testing.assert_close(method.losses(batch)["detection"], expected)
+
+
+def test_the_control_looks_for_own_attributes_at_random_parts(make, make_batch):
+    method, batch = make(attribute_choice="random", **only("detection")).eval(), make_batch()
+    nearest = method.attribute_log_odds(batch)
+    assert torch.equal(nearest, method.attribute_log_odds(batch))  # what is hashed is not drawn
+    own = method.own[batch["label"]]
+    drawn = torch.stack([method.attribute_log_odds(batch, own) for _ in range(8)])
+    assert (drawn <= nearest + 1e-6).all()
+    assert (drawn[:, own] < nearest[own] - 1e-4).any()
+    torch.testing.assert_close(drawn[:, ~own], nearest[~own].expand(8, -1))
+    assert len({float(method.losses(batch)["detection"]) for _ in range(8)}) > 1
+
+
+def test_a_start_from_features_gives_detected_attributes_no_weight(make_method, make_backbone, make_batch):
+    method = make_method(RAZH, knowing(make_backbone(split=2, freeze="all")), detection_weight=1.0)
+    batches = [make_batch(8) for _ in range(4)]
+    method._trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(initialisation_dataloader=lambda: batches),
+        strategy=SimpleNamespace(broadcast=lambda state: state),
+    )
+    features = method.training_features()
+    assert features.shape == (32, method.feature_width)
+    method.head.initialise(features)
+    assert method.head.weight[:, : method.feature_width].abs().sum() > 0
+    assert not method.head.weight[:, method.feature_width :].any()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_patches_are_embedded_once_a_step(make, make_batch, monkeypatch, name):
+    method, batch = make(name, 2), make_batch()
+    seen, embed = [], method.backbone.embed
+    monkeypatch.setattr(method.backbone, "embed", lambda images: seen.append(1) or embed(images))
+    method.losses(batch)
+    assert len(seen) == 1

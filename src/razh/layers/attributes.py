@@ -95,8 +95,8 @@ def sinkhorn(logits: Tensor, allowed: Tensor, steps: int) -> Tensor:
 class AttributeDetector(nn.Module):
     """Tell which attributes an image shows, from the similarity of its parts with them; no label is needed.
 
-    An attribute is as likely as its nearest part is similar to it (multiple-instance learning), so in training the
-    gradient goes to the part where the attribute lives, and unseen combinations of attributes are detected part by part.
+    An attribute is as likely as its nearest part is similar to it (multiple-instance learning): in training the gradient
+    goes to the part where the attribute lives, and new combinations of attributes are detected part by part.
     Our addition: RAZH (arXiv 2503.07037) aligns parts with attributes in training and says nothing of their use later.
     """
 
@@ -128,7 +128,7 @@ class AttributeDetector(nn.Module):
         return self.scale * found + self.bias
 
     def descriptor(self, log_odds: Tensor) -> Tensor:
-        """Return log odds (B, M) as numbers to be hashed (B, M): an image's have mean 0 and deviation 1 at the start."""
+        """Return log odds (B, M) as what is hashed (B, M): an image's have mean 0 and deviation 1 at the start."""
         return self.norm(log_odds)  # type: ignore[no-any-return]
 
 

@@ -185,15 +185,13 @@ class RAZH(HashingMethod):
                 or a negative number of classes.
         """
         super().__init__(**kwargs)
-        for name, share in (
-            ("replaced_share", replaced_share),
-            ("hidden_share", hidden_share),
-            ("background_share", background_share),
-            ("attribute_share", attribute_share),
-            ("untrained_attribute_share", untrained_attribute_share),
-        ):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share} must lie in [0, 1]")
+        _check_shares(
+            replaced_share=replaced_share,
+            hidden_share=hidden_share,
+            background_share=background_share,
+            attribute_share=attribute_share,
+            untrained_attribute_share=untrained_attribute_share,
+        )
         if not contrast_temperature > 0:
             raise ValueError(f"contrast_temperature={contrast_temperature} must be above 0")
         self.margin, self.contrast_temperature = margin, contrast_temperature
@@ -207,9 +205,6 @@ class RAZH(HashingMethod):
         self.detect_in = "patch" if granularity == "patch" else detect_in
         self.replaced_share, self.ramp_epochs, self.hidden_share = replaced_share, ramp_epochs, hidden_share
         self.branch_images, self.scale, self.background_share = branch_images, scale, background_share
-        if detection_weight is None:
-            from_nothing = self.backbone.freeze == "none" and not self.backbone.has_weights
-            detection_weight = 1.0 if from_nothing else 0.0
         if granularity == "patch":  # nothing is clustered, so nothing tells how good the clusters are
             orthogonality_weight = presence_weight = background_weight = 0.0
             entropy_weight = smoothness_weight = equivariance_weight = 0.0
@@ -225,7 +220,7 @@ class RAZH(HashingMethod):
             "mix_hash": mix_hash_weight,
             "reconstruction": reconstruction_weight,
             "alignment": alignment_weight,
-            "detection": detection_weight,
+            "detection": float(self.trains_from_nothing) if detection_weight is None else detection_weight,
             "orthogonality": orthogonality_weight,
             "presence": presence_weight,
             "background": background_weight,
@@ -308,6 +303,11 @@ class RAZH(HashingMethod):
         """Tell whether any of these terms has a weight."""
         return any(self.weights[term] for term in terms)
 
+    @property
+    def trains_from_nothing(self) -> bool:
+        """Whether the whole network trains, and did not start from trained weights."""
+        return self.backbone.freeze == "none" and not self.backbone.has_weights
+
     def hash_logits(self, batch: Batch) -> Tensor:
         """Return hash logits (B, L): a linear map of the feature and of detected attributes; no label is needed."""
         return self.head(self.hash_input(batch))  # type: ignore[no-any-return]
@@ -328,7 +328,7 @@ class RAZH(HashingMethod):
         return {**batch, "patches": self.patches(batch)}
 
     def attribute_log_odds(self, batch: Batch, anywhere: Tensor | None = None) -> Tensor:
-        """Return log odds (B, M) that images show attributes, by their parts; for `anywhere`, see `AttributeDetector`."""
+        """Return log odds (B, M) that images show attributes, by their parts; `anywhere`: see `AttributeDetector`."""
         return self._log_odds(self.patches(batch), anywhere)
 
     def _log_odds(self, patches: Tensor, anywhere: Tensor | None) -> Tensor:
@@ -567,3 +567,10 @@ class RAZH(HashingMethod):
             rows.append(self._spatial_patches(self.patches(chosen)).float().cpu())
         self.train()
         return torch.cat(rows)
+
+
+def _check_shares(**shares: float) -> None:
+    """Raise ValueError unless each lies in [0, 1]."""
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share} must lie in [0, 1]")

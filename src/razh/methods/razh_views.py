@@ -144,14 +144,14 @@ class RAZHViews(RAZH):
         return {**batch, "view_patches": patches[rows, drawn].unsqueeze(1)}
 
     def attribute_log_odds(self, batch: Batch, anywhere: Tensor | None = None) -> Tensor:
-        """Return log odds (B, M) that images show attributes: the mean over views; of the image, if those are cached."""
+        """Return log odds (B, M) that images show attributes: the mean over views, or of the image if it has none."""
         patches = self.shown(batch).get("view_patches")
         if patches is None:
             return super().attribute_log_odds(batch, anywhere)
         views = patches.shape[1]
         everywhere = None if anywhere is None else anywhere.repeat_interleave(views, dim=0)
         log_odds = self._log_odds(patches.flatten(0, 1).to(self.dtype), everywhere)
-        return log_odds.unflatten(0, (-1, views)).mean(dim=1)  # type: ignore[no-untyped-call]
+        return log_odds.view(-1, views, log_odds.shape[1]).mean(dim=1)
 
     def descriptors(self, batch: Batch) -> Tensor:
         """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe` and `shown`."""
