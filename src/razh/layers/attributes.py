@@ -95,8 +95,8 @@ def sinkhorn(logits: Tensor, allowed: Tensor, steps: int) -> Tensor:
 class AttributeDetector(nn.Module):
     """Tell which attributes an image shows, from the similarity of its parts with them; no label is needed.
 
-    An attribute is as likely as its nearest part is similar to it (multiple-instance learning): in training the gradient
-    goes to the part where the attribute lives, and new combinations of attributes are detected part by part.
+    An attribute is as likely as its nearest part is similar to it (multiple-instance learning): in training the
+    gradient goes to the part where the attribute lives, and new combinations of attributes are detected part by part.
     Our addition: RAZH (arXiv 2503.07037) aligns parts with attributes in training and says nothing of their use later.
     """
 
