@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from razh.benchmark.curves import curves_figure
+from razh.benchmark.kept import figure_in, sections_of
 from razh.benchmark.report import begin, end, headline, replace_block
 from razh.benchmark.summary import Summary
 from razh.benchmark.tables import Column, Entry
@@ -148,3 +149,57 @@ def test_curves_of_many_methods_have_colours_for_the_best():
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"m00", "m09", "4 others"} <= set(texts)
     assert not {"m10", "m13"} & set(texts)
+
+
+def test_sections_of_other_benchmarks_are_kept_and_their_figures_read(out, tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    notes, target = docs / "results.notes.md", docs / "results.md"
+    assert main(["report", str(out), f"--write={target}"]) == 0
+    section = sections_of(target.read_text())["smoke"]
+    other = section.replace("`razh benchmark smoke ", "`razh benchmark gone ")
+    assert sections_of(f"# Results\n\n{begin}\n\n{other}\n\n{end}\n") == {"gone": other}
+    target.write_text(f"# Results\n\n{begin}\n\n## Learnt\n\nold words\n\n{other}\n\n{section}\n\n{end}\n")
+    names = ("razh|ps|16|test/unseen/map", "ce|ps|32|test/seen/map", "razh|ps|32|attributes/auc")
+    notes.write_text("\n".join(f"{{{{gone|{name}}}}} = {{{{smoke|{name}}}}}" for name in names))
+    assert main(["report", str(out), f"--write={target}", "--keep"]) == 0
+    text = target.read_text()
+    assert "old words" not in text
+    assert list(sections_of(text)) == ["gone", "smoke"]
+    assert sections_of(text) == {"gone": other, "smoke": section}
+    equal = re.findall(r"^(\S+ ± \S+) = (\S+ ± \S+)$", text, re.MULTILINE)
+    assert len(equal) == 3
+    assert all(left == right for left, right in equal)
+    assert main(["report", str(out), f"--write={target}"]) == 1  # not kept: the notes name nothing that is there
+
+
+def test_figures_of_several_protocols_are_read_from_kept_tables():
+    section = """## Title: cub, lite0
+
+2 of 2 cells, each a run of its own. `razh benchmark some --dataset=cub --backbone=lite0 --tune 8`; options of all: a=1.
+
+### Mean over protocols: mAP, unseen queries
+
+| method | 16 bits | 64 bits | seen, 64 bits |
+| --- | ---: | ---: | ---: |
+| some method | **.1 ± .01** | <u>.2 ± .02</u> † |  |
+
+### Parts and attributes at 64 bits, `ps`
+
+| method | NMI | … shuffled |
+| --- | ---: | ---: |
+| some method | .3 ± .0 | .4 |
+"""
+    names = {"test/unseen/map": "unseen", "test/seen/map": "seen", "parts/nmi": "NMI", "x": "… shuffled"}
+
+    def read(*key):
+        return figure_in(section, "some method", *key)
+
+    assert sections_of(section).keys() == {"some-tuned"}
+    assert read("mean", 64, names, "test/unseen/map") == ".2 ± .02"
+    assert read("mean", 16, names, "test/unseen/map") == ".1 ± .01"
+    assert read("ps", 64, names, "parts/nmi") == ".3 ± .0"
+    assert read("ps", 64, names, "x") == ".4"
+    assert read("mean", 64, names, "test/seen/map") is None  # an empty cell
+    assert read("ps", 32, names, "parts/nmi") is None
+    assert figure_in(section, "another", "mean", 64, names, "test/unseen/map") is None

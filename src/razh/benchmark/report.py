@@ -11,6 +11,7 @@ import numpy as np
 
 from razh.benchmark.cells import safe
 from razh.benchmark.curves import curves_figure, dots_figure
+from razh.benchmark.kept import figure_in
 from razh.benchmark.plan import NOTHING
 from razh.benchmark.runner import readable_time
 from razh.benchmark.summary import Summary
@@ -475,22 +476,32 @@ def document(sections: Sequence[str], notes: str, title: str = "Results") -> str
     return "\n\n".join([f"# {title}", begin, *([words] if words else []), *(s.strip() for s in sections), end]) + "\n"
 
 
-def fill(text: str, summaries: Iterable[Summary], where: str) -> str:
+def fill(text: str, summaries: Iterable[Summary], where: str, kept: Mapping[str, str] | None = None) -> str:
     """Put figures into hand-written text: `{{BENCHMARK|METHOD|PROTOCOL|BITS|METRIC}}` becomes mean ± deviation.
 
-    PROTOCOL `mean` is the mean over protocols.
+    PROTOCOL `mean` is the mean over protocols. Figures of benchmarks that are not at hand are read from their sections,
+    `kept` by name.
 
     Raises:
         ValueError: a placeholder names nothing that was measured.
     """
     by_name = {summary.name: summary for summary in summaries}
+    sections = {name: text for name, text in (kept or {}).items() if name not in by_name}
+    names = {metric: name for name, metric in {**DETAILS, **PARTS}.items()}
 
     def figure(found: re.Match[str]) -> str:
         parts = [part.strip() for part in found[1].split("|")]
         problem = (
             f"{where}: {found[0]} names nothing that was measured; write {{{{BENCHMARK|METHOD|PROTOCOL|BITS|METRIC}}}}"
         )
-        if len(parts) != 5 or parts[0] not in by_name or not parts[3].isdigit():
+        if len(parts) != 5 or not parts[3].isdigit():
+            raise ValueError(problem)
+        if parts[0] in sections:
+            text = figure_in(sections[parts[0]], parts[1], parts[2], int(parts[3]), names, parts[4])
+            if text is None:
+                raise ValueError(problem)
+            return text
+        if parts[0] not in by_name:
             raise ValueError(problem)
         measured = columns(by_name[parts[0]].rows, parts[4])
         bits = int(parts[3])

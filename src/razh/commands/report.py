@@ -53,21 +53,23 @@ def main(argv: list[str]) -> int:
 
 def _write(folders: list[Path], options: argparse.Namespace) -> None:
     from razh.benchmark import report
+    from razh.benchmark.kept import sections_of
     from razh.benchmark.summary import Summary
 
     target = Path(options.write)
     summaries = [Summary.of(folder, options.by) for folder in folders]
     beside = target.with_suffix(".notes.md")
     notes_file = Path(options.notes) if options.notes else beside if beside.is_file() else None
-    notes = report.fill(notes_file.read_text(encoding="utf-8"), summaries, str(notes_file)) if notes_file else ""
+    kept = sections_of(target.read_text(encoding="utf-8")) if options.keep and target.is_file() else {}
+    words = notes_file.read_text(encoding="utf-8") if notes_file else ""
+    notes = report.fill(words, summaries, str(notes_file), kept)
     pictures = Path(options.figures) if options.figures else target.parent / "figures"
-    sections = []
     for summary in summaries:
         drawn = report.draw(summary, pictures)
         links = {name: Path(os.path.relpath(path, target.parent)).as_posix() for name, path in drawn.items()}
-        sections.append(report.markdown_section(summary, links))
-    write_text(target, report.document(sections, notes))
-    log.info("written: %s, %d figures in %s", target, len(sections), pictures)
+        kept[summary.name] = report.markdown_section(summary, links)
+    write_text(target, report.document(list(kept.values()), notes))
+    log.info("written: %s, %d figures in %s", target, len(kept), pictures)
     if options.readme:
         readme = Path(options.readme)
         link = Path(os.path.relpath(target, readme.parent)).as_posix()
@@ -85,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("out", nargs="+", metavar="OUT", help="folder of a `razh benchmark` or `razh ablate`")
     parser.add_argument("--write", metavar="FILE.md", help="write one document of all of them there")
+    parser.add_argument(
+        "--keep", action="store_true", help="sections of other benchmarks that FILE.md has stay there, word by word"
+    )
     parser.add_argument(
         "--notes", metavar="FILE.md", help="words in front of the tables (FILE.notes.md if it is there)"
     )

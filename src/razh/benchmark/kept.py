@@ -1,0 +1,64 @@
+"""Sections of a results document whose cells are not at hand any more: kept word by word, and read for figures."""
+
+from __future__ import annotations
+
+import re
+
+from razh.benchmark.tables import MEAN
+
+__all__ = ["figure_in", "sections_of"]
+
+_FACTS = re.compile(r"^\d+ of \d+ cells, .*?`razh (?:benchmark|ablate) (\S+) [^`]*?( --tune \d+)?`", re.MULTILINE)
+_MARKS = re.compile(r"\*\*|</?u>| †")
+
+
+def sections_of(document: str) -> dict[str, str]:
+    """Return the sections of a document of `razh report`, by the name of their benchmark, in its order."""
+    found = {}
+    for part in re.split(r"^(?=## )", document, flags=re.MULTILINE):
+        if facts := _FACTS.search(part):
+            found[facts[1] + ("-tuned" if facts[2] else "")] = part.partition("<!-- razh report: end -->")[0].strip()
+    return found
+
+
+def figure_in(section: str, method: str, protocol: str, bits: int, names: dict[str, str], metric: str) -> str | None:
+    """Return a figure, mean ± deviation, from the tables of a section; None if it is not there.
+
+    Args:
+        section: as `sections_of` returns it.
+        method: a row.
+        protocol: of the figure; `mean` is the mean over protocols.
+        bits: code length.
+        names: what tables call the metrics that have columns of their own, by metric.
+        metric: of the figure; one that is not among `names` is taken for that of the main tables.
+    """
+    name = names.get(metric)
+    for title, table in _tables(section):
+        if title.startswith("Mean over protocols") and protocol == MEAN:
+            column = f"{name}, {bits} bits" if name and name != "unseen" else f"{bits} bits"
+        elif title.startswith(f"Protocol `{protocol}`") and name in (None, "unseen"):
+            column = f"{bits} bits"
+        elif title.endswith(f"at {bits} bits, `{protocol}`") and name:
+            column = name
+        else:
+            continue
+        if text := table.get(method, {}).get(column):
+            return text
+    return None
+
+
+def _tables(section: str) -> list[tuple[str, dict[str, dict[str, str]]]]:
+    """Return title and table of each part of a section; a table by row and column."""
+    found = []
+    for part in re.split(r"^### ", section, flags=re.MULTILINE)[1:]:
+        title, *lines = part.splitlines()
+        rows = [_cells(line) for line in lines if line.startswith("|")]
+        if len(rows) > 2:
+            header = rows[0]
+            found.append((title, {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows[2:]}))
+    return found
+
+
+def _cells(line: str) -> list[str]:
+    """Return the cells of a table's line without what makes them bold, underlined or marked."""
+    return [_MARKS.sub("", cell).strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
