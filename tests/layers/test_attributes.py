@@ -2,14 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from razh.layers.attributes import (
-    AttributeDetector,
-    AttributeMatcher,
-    AttributeReplacement,
-    Match,
-    best_share,
-    sinkhorn,
-)
+from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match, PartResponses, best_share, sinkhorn
 
 B, K, D, M, V, N = 4, 3, 6, 7, 5, 10
 
@@ -265,28 +258,16 @@ def test_other_attributes_of_a_class_that_has_all_are_any(parts, vectors):
     assert drawn.unique().numel() > 2
 
 
-def test_an_attribute_is_as_likely_as_its_nearest_present_part():
-    layer = AttributeDetector(2)
-    similarity = torch.tensor([[[0.1, 0.9], [0.4, -0.2], [0.3, 0.0]], [[0.5, 0.2], [0.1, 0.1], [0.7, 0.3]]])
-    present = torch.tensor([[False, True, True], [False, False, False]])  # an image without parts: all count
-    torch.testing.assert_close(layer(similarity, present), 10 * torch.tensor([[0.4, 0.0], [0.7, 0.3]]) - 5)
+def test_an_image_responds_as_its_nearest_present_part():
+    layer = PartResponses(3)
+    similarity = torch.tensor([[[0.1, 0.9, 0.8], [0.4, -0.2, 0.1]], [[0.5, 0.2, 0.3], [0.1, 0.6, 0.0]]])
+    present = torch.tensor([[False, True], [False, False]])  # an image without parts: all count
+    nearest = torch.tensor([[0.4, -0.2, 0.1], [0.5, 0.6, 0.3]])
+    torch.testing.assert_close(layer(similarity, present), F.layer_norm(nearest, (3,)))
 
 
-def test_detection_pulls_the_nearest_part_alone_and_the_control_any():
-    layer = AttributeDetector(1)
-    similarity = torch.tensor([[[0.1], [0.4], [0.3]]], requires_grad=True)
-    present = torch.tensor([[True, True, False]])
-    layer(similarity, present).sum().backward()
-    assert similarity.grad.flatten().tolist() == [0.0, 10.0, 0.0]
-    pulled = set()
-    for _ in range(40):
-        similarity.grad = None
-        layer(similarity, present, torch.tensor([[True]])).sum().backward()
-        pulled.add(int(similarity.grad.flatten().argmax()))
-    assert pulled == {0, 1}  # never the part that is not there
-
-
-def test_log_odds_are_hashed_with_mean_0_and_deviation_1():
-    hashed = AttributeDetector(50).descriptor(3 * torch.randn(4, 50) - 7)
-    torch.testing.assert_close(hashed.mean(dim=1), torch.zeros(4), atol=1e-5, rtol=0)
-    torch.testing.assert_close(hashed.std(dim=1, correction=0), torch.ones(4), atol=1e-3, rtol=0)
+def test_responses_pull_the_nearest_part_alone():
+    layer = PartResponses(2)
+    similarity = torch.tensor([[[0.1, 0.2], [0.4, 0.1], [0.9, 0.9]]], requires_grad=True)
+    layer(similarity, torch.tensor([[True, True, False]]))[0, 0].backward()
+    assert (similarity.grad != 0).tolist() == [[[False, True], [True, False], [False, False]]]

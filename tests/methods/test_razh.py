@@ -85,7 +85,7 @@ def test_every_trainable_parameter_gets_a_gradient(make, make_batch, ablation):
 @pytest.mark.parametrize(("name", "split"), CUTS)
 def test_every_backbone_and_freeze(make, make_batch, name, split, freeze):
     terms = assert_all_trained(make(name, split, freeze), make_batch())
-    assert terms.keys() == DEFAULT_TERMS | ({"detection"} if freeze == "none" else set())
+    assert terms.keys() == DEFAULT_TERMS
 
 
 @pytest.mark.parametrize("step", [0, 100])
@@ -117,14 +117,13 @@ def test_term_of_weight_zero_is_absent_and_costs_no_module(make, make_batch, nam
         (("classification",), {"classifier"}),
         (("presence",), {"clustering"}),
         (("alignment",), {"clustering", "matcher"}),
-        (("detection",), {"clustering", "matcher", "detector"}),
         (("mix",), {"clustering", "matcher", "replacement", "decoder"}),
         (("mix_hash",), {"clustering", "matcher", "replacement", "hash_classifier"}),
         (("reconstruction",), {"decoder"}),
     ],
 )
 def test_only_the_modules_that_a_term_needs_are_built(make, make_batch, terms, modules):
-    method = make(**only(*terms))
+    method = make(part_responses="none", **only(*terms))
     assert {name for name, _ in method.named_children()} == {"backbone", "head"} | modules
     assert ("mask_vector" in dict(method.named_parameters())) == ("reconstruction" in terms)
     assert method.losses(make_batch()).keys() == set(terms)
@@ -322,7 +321,8 @@ def test_branches_of_the_first_images_are_those_of_a_smaller_batch(make, make_ba
 def test_semantic_terms_compare_with_centred_attributes_of_training_classes(make, make_batch, facts):
     method, batch = make(scale=7.0, **only("semantic", "classification")).eval(), make_batch()
     feature = method.feature(batch)
-    projected = {"semantic": method.hash_semantic(method.head(feature)), "classification": method.classifier(feature)}
+    logits = method.hash_logits(batch)
+    projected = {"semantic": method.hash_semantic(logits), "classification": method.classifier(feature)}
     table = facts["class_attributes"][[0, 1, 3, 4]]
     terms = method.losses(batch)
     for name, values in projected.items():
@@ -376,61 +376,57 @@ def knowing(backbone):
     return backbone
 
 
-def test_attributes_are_detected_where_the_network_trains_from_nothing(make_method, make_backbone):
-    detecting = set()
+def test_parts_respond_where_the_network_trains_from_nothing(make_method, make_backbone):
+    responding = set()
     for freeze in ("none", "trunk", "all"):
         for backbone in (make_backbone(split=2, freeze=freeze), knowing(make_backbone(split=2, freeze=freeze))):
-            if make_method(RAZH, backbone).uses("detection"):
-                detecting.add((freeze, backbone.has_weights))
-    assert detecting == {("none", False)}
-    trained = make_method(RAZH, knowing(make_backbone(split=2, freeze="all")), detection_weight=1.0)
-    assert trained.uses("detection")
+            method = make_method(RAZH, backbone)
+            assert (method.head.in_features > method.feature_width) == (method.responses != "none")
+            if method.responses == "part":
+                responding.add((freeze, backbone.has_weights))
+    assert responding == {("none", False)}
 
 
-@pytest.mark.parametrize("detect_in", ["part", "patch"])
-def test_detected_attributes_are_hashed_beside_the_feature(make, make_batch, detect_in):
-    method, batch = make(detect_in=detect_in).eval(), make_batch()
+@pytest.mark.parametrize("where", ["part", "patch"])
+def test_responses_are_hashed_beside_the_feature(make, make_batch, where):
+    method, batch = make(part_responses=where).eval(), make_batch()
     width, attributes = method.feature_width, len(method.attribute_vectors)
     assert method.head.in_features == width + attributes
     hashed = method.hash_input({"image": batch["image"]})  # no label
     torch.testing.assert_close(hashed[:, :width], method.feature(batch))
-    log_odds = method.attribute_log_odds(batch)
-    torch.testing.assert_close(hashed[:, width:], method.detector.descriptor(log_odds))
+    patches = method.patches(batch)[:, method.backbone.prefix :]
+    vectors, assignment = method.clustering(patches)
+    similarity = method.matcher.similarity(vectors if where == "part" else patches, method.attribute_vectors)
+    present = assignment[..., :-1].sum(dim=1) >= 0.5 if where == "part" else torch.ones(similarity.shape[:2]).bool()
+    torch.testing.assert_close(hashed[:, width:], method.responder(similarity, present))
     before = method.hash_logits(batch)
     with torch.no_grad():
-        method.detector.norm.bias += 1.0
+        method.responder.norm.bias += 1.0
     assert not torch.allclose(method.hash_logits(batch), before)
 
 
-def test_detection_alone_leaves_the_code_as_it_is(make, make_batch):
-    method, batch = make(hash_attributes=False), make_batch()
-    assert method.head.in_features == method.feature_width
+def test_without_responses_the_feature_alone_is_hashed(make, make_batch):
+    method, batch = make(part_responses="none"), make_batch()
+    assert not hasattr(method, "responder")
     torch.testing.assert_close(method.hash_input(batch), method.feature(batch))
-    assert "detection" in method.losses(batch)
 
 
-def test_detection_is_the_cross_entropy_with_the_classes_attributes(make, make_batch):
-    method, batch = make(**only("detection")).eval(), make_batch()
-    expected = F.binary_cross_entropy_with_logits(
-        method.attribute_log_odds(batch), method.class_attributes[batch["label"]]
-    )
-    torch.testing.assert_close(method.losses(batch)["detection"], expected)
+def test_patches_respond_where_there_are_no_parts(make, make_batch):
+    method = make(granularity="patch")
+    assert method.responses == "patch"
+    assert_all_trained(method, make_batch())
 
 
-def test_the_control_looks_for_own_attributes_at_random_parts(make, make_batch):
-    method, batch = make(attribute_choice="random", **only("detection")).eval(), make_batch()
-    nearest = method.attribute_log_odds(batch)
-    assert torch.equal(nearest, method.attribute_log_odds(batch))  # what is hashed is not drawn
-    own = method.own[batch["label"]]
-    drawn = torch.stack([method.attribute_log_odds(batch, own) for _ in range(8)])
-    assert (drawn <= nearest + 1e-6).all()
-    assert (drawn[:, own] < nearest[own] - 1e-4).any()
-    torch.testing.assert_close(drawn[:, ~own], nearest[~own].expand(8, -1))
-    assert len({float(method.losses(batch)["detection"]) for _ in range(8)}) > 1
+def test_responses_alone_build_the_modules_that_they_need(make, make_batch):
+    for where, modules in (("part", {"clustering"}), ("patch", set())):
+        method = make(part_responses=where, **only("hash"))
+        expected = {"backbone", "head", "hash_classifier", "matcher", "responder"} | modules
+        assert {name for name, _ in method.named_children()} == expected
+        assert_all_trained(method, make_batch())
 
 
-def test_a_start_from_features_gives_detected_attributes_no_weight(make_method, make_backbone, make_batch):
-    method = make_method(RAZH, knowing(make_backbone(split=2, freeze="all")), detection_weight=1.0)
+def test_a_start_from_features_gives_responses_no_weight(make_method, make_backbone, make_batch):
+    method = make_method(RAZH, knowing(make_backbone(split=2, freeze="all")), part_responses="part")
     batches = [make_batch(8) for _ in range(4)]
     method._trainer = SimpleNamespace(
         datamodule=SimpleNamespace(initialisation_dataloader=lambda: batches),

@@ -195,37 +195,32 @@ def test_a_network_that_trains_whole_keeps_nothing(make_method, make_backbone, c
 
 
 @pytest.mark.parametrize("freeze", ["none", "trunk"])
-def test_attributes_are_detected_in_the_views_that_are_described(make_method, make_backbone, make_batch, freeze):
-    method = make_method(RAZHViews, make_backbone("test_efficientnet", split=3, freeze=freeze), detection_weight=1.0)
-    method.eval()
+def test_patches_of_the_views_that_are_described_respond(make_method, make_backbone, make_batch, freeze):
+    backbone = make_backbone("test_efficientnet", split=3, freeze=freeze)
+    method = make_method(RAZHViews, backbone, part_responses="patch").eval()
     images = make_batch()["image"]
     patches = method.backbone.embed_views(images, method.view_size)
     batch = {"image": images} if freeze == "none" else {"view_patches": patches.detach()}
     assert ("view_patches" in method.cached_inputs) == (freeze == "trunk")
     assert "patches" not in method.cached_inputs
-    width = method.feature_width
     with torch.no_grad():
         hashed = method.hash_input(batch)
-        each = torch.stack([method._log_odds(patches[:, number], None) for number in range(len(VIEWS))])
-        torch.testing.assert_close(method.attribute_log_odds(batch), each.mean(dim=0), rtol=1e-4, atol=1e-4)
-        expected = method.detector.descriptor(each.mean(dim=0))
-        torch.testing.assert_close(hashed[:, width:], expected, rtol=1e-3, atol=1e-3)
+        each = torch.stack([method._response(patches[:, number]) for number in range(len(VIEWS))])
+    torch.testing.assert_close(hashed[:, method.feature_width :], each.mean(dim=0), rtol=1e-3, atol=1e-3)
 
 
-def test_a_frozen_network_detects_attributes_in_the_image(make_method, make_backbone):
-    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), detection_weight=1.0).eval()
+def test_of_a_frozen_network_the_image_responds(make_method, make_backbone):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), part_responses="patch").eval()
     assert {"patches", "descriptors"} <= set(method.cached_inputs)
     batch = batch_of_descriptors(method)
     batch["patches"] = torch.randn(8, method.backbone.prefix + method.backbone.num_patches, method.backbone.dim)
-    log_odds = method.attribute_log_odds(batch)
-    torch.testing.assert_close(
-        method.hash_input(batch)[:, method.feature_width :], method.detector.descriptor(log_odds)
-    )
+    expected = method._response(batch["patches"])
+    torch.testing.assert_close(method.hash_input(batch)[:, method.feature_width :], expected)
 
 
 def test_all_terms_of_a_step_see_one_view(make_method, make_backbone, make_batch, monkeypatch):
     method = make_method(RAZHViews, make_backbone("test_efficientnet", split=3))
-    assert method.uses("detection")
+    assert method.responses == "patch"
     views, embed = [], method.backbone.embed_views
 
     def counting(images, size, numbers):
@@ -234,6 +229,6 @@ def test_all_terms_of_a_step_see_one_view(make_method, make_backbone, make_batch
 
     monkeypatch.setattr(method.backbone, "embed_views", counting)
     terms = method.losses(make_batch())
-    assert terms.keys() == {"hash", "similarity", "detection"}
+    assert terms.keys() == {"hash", "similarity"}
     assert len(views) == 1
     assert len(views[0]) == 1

@@ -52,7 +52,6 @@ PARTS = {  # docs/measures.md says what they are
     "exact attribute": "attributes/exact_accuracy",
     "… shuffled (exact)": "attributes/exact_accuracy_shuffled",
     "AUC of attributes: parts": "attributes/auc",
-    "detected": "attributes/auc_detected",
     "feature": "attributes/auc_feature",
     "hash logits": "attributes/auc_hash",
     "codes": "attributes/auc_codes",

@@ -92,12 +92,11 @@ def sinkhorn(logits: Tensor, allowed: Tensor, steps: int) -> Tensor:
     return logits
 
 
-class AttributeDetector(nn.Module):
-    """Tell which attributes an image shows, from the similarity of its parts with them; no label is needed.
+class PartResponses(nn.Module):
+    """Describe an image by how near its nearest part comes to each attribute; no label is needed.
 
-    An attribute is as likely as its nearest part is similar to it (multiple-instance learning): in training the
-    gradient goes to the part where the attribute lives, and new combinations of attributes are detected part by part.
-    Our addition: RAZH (arXiv 2503.07037) aligns parts with attributes in training and says nothing of their use later.
+    Our addition: it lets parts reach the code, at test, too. RAZH (arXiv 2503.07037) matches parts with attributes in
+    training alone.
     """
 
     def __init__(self, attributes: int) -> None:
@@ -107,29 +106,17 @@ class AttributeDetector(nn.Module):
             attributes: number M of attributes.
         """
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(10.0))
-        self.bias = nn.Parameter(torch.full((attributes,), -5.0))
         self.norm = nn.LayerNorm(attributes)
 
-    def forward(self, similarity: Tensor, present: Tensor, anywhere: Tensor | None = None) -> Tensor:
-        """Return log odds (B, M) of the attributes.
+    def forward(self, similarity: Tensor, present: Tensor) -> Tensor:
+        """Return responses (B, M); an image's have mean 0 and deviation 1 before they are scaled and shifted.
 
         Args:
             similarity: cosines (B, K, M) of parts with attributes.
             present: (B, K, bool), which parts the image shows; if none, all count.
-            anywhere: (B, M, bool), attributes that are looked for at a random part: the control. None: at the nearest.
         """
         present = present | ~present.any(dim=1, keepdim=True)
-        shown = similarity.masked_fill(~present.unsqueeze(-1), -1.0)
-        found = shown.amax(dim=1)
-        if anywhere is not None:
-            drawn = torch.rand_like(shown).masked_fill(~present.unsqueeze(-1), -1.0).argmax(dim=1, keepdim=True)
-            found = torch.where(anywhere, shown.gather(1, drawn).squeeze(1), found)
-        return self.scale * found + self.bias
-
-    def descriptor(self, log_odds: Tensor) -> Tensor:
-        """Return log odds (B, M) as what is hashed (B, M): an image's have mean 0 and deviation 1 at the start."""
-        return self.norm(log_odds)  # type: ignore[no-any-return]
+        return self.norm(similarity.masked_fill(~present.unsqueeze(-1), -1.0).amax(dim=1))  # type: ignore[no-any-return]
 
 
 class AttributeReplacement(nn.Module):

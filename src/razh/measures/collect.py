@@ -207,22 +207,18 @@ def _spatial(module: Any, batch: Batch) -> Tensor:
 
 
 def _heads(module: Any) -> tuple[str, ...]:
-    """Return the heads of RAZH that tell attributes: of the hash logits (`auc_hash`), detected ones, of the feature.
+    """Return the heads of RAZH that project to attribute space: of the hash logits (`auc_hash`), of the feature.
 
     Baselines have a layer named `semantic`, which takes something else than the logits and is not looked at.
     """
     of_feature = getattr(module, "semantic", None) is True and hasattr(module, "classifier")
-    having = {"auc_hash": "hash_semantic", "auc_detected": "detector"}
-    return (*(name for name, part in having.items() if hasattr(module, part)), *(["auc_feature"] if of_feature else []))
+    return (*(["auc_hash"] if hasattr(module, "hash_semantic") else []), *(["auc_feature"] if of_feature else []))
 
 
 def _head_scores(module: Any, batch: Batch) -> dict[str, NDArray[np.float32]]:
-    """Return attribute scores (B, M) of each head; of unit length where their cosine with a class is trained."""
+    """Return attribute scores (B, M) of each head; of unit length, as their cosine with a class is what is trained."""
     scores = {}
     for name in _heads(module):
-        if name == "auc_detected":
-            scores[name] = module.attribute_log_odds(batch).float().cpu().numpy()
-            continue
         if name == "auc_hash":
             projected = module.hash_semantic(module.hash_logits(batch))
         else:

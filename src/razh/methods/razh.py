@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from razh.backbones.timm import pool_grid
 from razh.distributed import gather_with_gradient, whole_batch
-from razh.layers.attributes import AttributeDetector, AttributeMatcher, AttributeReplacement, Match
+from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match, PartResponses
 from razh.layers.decoder import PatchDecoder, hide, pixel_targets
 from razh.layers.hash import HashHead, straight_through_sign
 from razh.layers.parts import SoftPartClustering
@@ -52,7 +52,9 @@ class RAZH(HashingMethod):
     - classification by cosine with centred class attributes, on the feature and on the hash logits (guess);
     - `similarity`: the code keeps the pairwise similarity of the feature that the network gave before it was trained
       (our addition);
-    - hash head started from PCA + ITQ (our addition).
+    - hash head started from PCA + ITQ (our addition);
+    - where the network trains from nothing, the hash head also sees how near the nearest part comes to each attribute
+      (`part_responses`; our addition: else parts would not reach the code at test).
 
     At test there is no label, hence no replacement and no decoder: the code is the sign of the hash head.
 
@@ -104,9 +106,7 @@ class RAZH(HashingMethod):
         mix_hash_weight: float = 0.1,
         reconstruction_weight: float = 0.1,
         alignment_weight: float = 0.1,
-        detection_weight: float | None = None,
-        detect_in: Literal["part", "patch"] = "part",
-        hash_attributes: bool = True,
+        part_responses: Literal["none", "part", "patch"] | None = None,
         orthogonality_weight: float = 0.1,
         presence_weight: float = 1.0,
         background_weight: float = 0.1,
@@ -167,11 +167,8 @@ class RAZH(HashingMethod):
             mix_hash_weight: cross-entropy of the hash logits of the mixed images.
             reconstruction_weight: reconstruction of hidden patches.
             alignment_weight: parts towards own attributes, away from others.
-            detection_weight: an image's attributes are told by its parts, each by the nearest one (an own one by a
-                random part where `attribute_choice` is `random`). None: 1 where the network trains from nothing,
-                else 0.
-            detect_in: attributes are detected in whole `part`s, or in each `patch` on its own.
-            hash_attributes: where attributes are detected, the hash head sees them beside the feature, at test, too.
+            part_responses: the hash head sees, beside the feature, how near the nearest `part`, or `patch`, comes to
+                each attribute. None: `default_responses` where the network trains from nothing, else `none`.
             orthogonality_weight: different parts should look different.
             presence_weight: parts should have even shares of the batch, the background `background_share`.
             background_weight: patches at the rim of the image should be background.
@@ -202,7 +199,9 @@ class RAZH(HashingMethod):
         if branch_images < 1:
             raise ValueError(f"branch_images={branch_images} must be at least 1; switch a branch off by weight 0")
         self.part_init, self.granularity, self.target, self.target_side = part_init, granularity, target, target_side
-        self.detect_in = "patch" if granularity == "patch" else detect_in
+        self.responses = part_responses or (self.default_responses if self.trains_from_nothing else "none")
+        if self.responses == "part":
+            self.responses = granularity
         self.replaced_share, self.ramp_epochs, self.hidden_share = replaced_share, ramp_epochs, hidden_share
         self.branch_images, self.scale, self.background_share = branch_images, scale, background_share
         if granularity == "patch":  # nothing is clustered, so nothing tells how good the clusters are
@@ -220,7 +219,6 @@ class RAZH(HashingMethod):
             "mix_hash": mix_hash_weight,
             "reconstruction": reconstruction_weight,
             "alignment": alignment_weight,
-            "detection": float(self.trains_from_nothing) if detection_weight is None else detection_weight,
             "orthogonality": orthogonality_weight,
             "presence": presence_weight,
             "background": background_weight,
@@ -240,8 +238,7 @@ class RAZH(HashingMethod):
         self.register_buffer("own", attribute_losses.own_attributes(strengths, own_threshold))
         self.feature_width = self.head.in_features
         self.register_buffer("feature_mean", torch.zeros(self.feature_width))
-        self.hash_attributes = hash_attributes and self.uses("detection")
-        if self.hash_attributes:
+        if self.responses != "none":
             self.head = HashHead(self.feature_width + len(self.attribute_vectors), self.bits)
         self._build_classifiers(classifier, "contrast" if self.bits < contrast_below else hash_classifier)
         self._build_parts(
@@ -284,13 +281,12 @@ class RAZH(HashingMethod):
         backbone = self.backbone
         part_terms = ("orthogonality", "presence", "background", "entropy", "smoothness", "equivariance")
         self.uses_parts = self.uses("mix", "mix_hash", "alignment", *part_terms)
-        detects_in_parts = self.uses("detection") and self.detect_in == "part"
-        if (self.uses_parts and self.granularity == "part") or detects_in_parts:
+        if (self.uses_parts and self.granularity == "part") or self.responses == "part":
             self.clustering = clustering
-        if self.uses("mix", "mix_hash", "alignment", "detection"):
+        if self.uses("mix", "mix_hash", "alignment") or self.responses != "none":
             self.matcher = matcher
-        if self.uses("detection"):
-            self.detector = AttributeDetector(len(self.attribute_vectors))
+        if self.responses != "none":
+            self.responder = PartResponses(len(self.attribute_vectors))
         if self.uses("mix", "mix_hash"):
             self.replacement = AttributeReplacement(backbone.dim, self.attribute_vectors.shape[1], threshold)
         if self.uses("reconstruction"):
@@ -309,15 +305,15 @@ class RAZH(HashingMethod):
         return self.backbone.freeze == "none" and not self.backbone.has_weights
 
     def hash_logits(self, batch: Batch) -> Tensor:
-        """Return hash logits (B, L): a linear map of the feature and of detected attributes; no label is needed."""
+        """Return hash logits (B, L): a linear map of the feature and of the parts' responses; no label is needed."""
         return self.head(self.hash_input(batch))  # type: ignore[no-any-return]
 
     def hash_input(self, batch: Batch) -> Tensor:
-        """Return what the hash head sees (B, D), or (B, D + M) with the attributes that the image's parts show."""
-        if not self.hash_attributes:
+        """Return what the hash head sees: the feature (B, D), or (B, D + M) with the responses of the parts."""
+        if self.responses == "none":
             return self.described(batch)
         batch = self.shown(batch)
-        return torch.cat([self.described(batch), self.detector.descriptor(self.attribute_log_odds(batch))], dim=1)
+        return torch.cat([self.described(batch), self.part_response(batch)], dim=1)
 
     def described(self, batch: Batch) -> Tensor:
         """Return the description (B, D) of the whole image: the feature."""
@@ -327,15 +323,18 @@ class RAZH(HashingMethod):
         """Return the batch with what several terms need, computed once: the patches."""
         return {**batch, "patches": self.patches(batch)}
 
-    def attribute_log_odds(self, batch: Batch, anywhere: Tensor | None = None) -> Tensor:
-        """Return log odds (B, M) that images show attributes, by their parts; `anywhere`: see `AttributeDetector`."""
-        return self._log_odds(self.patches(batch), anywhere)
+    def part_response(self, batch: Batch) -> Tensor:
+        """Return how near the nearest part of each image comes to each attribute (B, M), see `PartResponses`."""
+        return self._response(self.patches(batch))
 
-    def _log_odds(self, patches: Tensor, anywhere: Tensor | None) -> Tensor:
-        vectors, assignment = self._cluster(self._spatial_patches(patches), self.detect_in)
+    def _response(self, patches: Tensor) -> Tensor:
+        vectors, assignment = self._cluster(self._spatial_patches(patches), self.responses)
         similarity = self.matcher.similarity(vectors, self.attribute_vectors)
         present = assignment[..., :-1].sum(dim=1) >= 0.5  # half a patch
-        return self.detector(similarity, present, anywhere)  # type: ignore[no-any-return]
+        return self.responder(similarity, present)  # type: ignore[no-any-return]
+
+    default_responses: Literal["part", "patch"] = "part"
+    """What responds to attributes where the network trains from nothing."""
 
     kept_input = "kept"
     """Array of a feature cache that has what the network knew as it was built."""
@@ -343,7 +342,7 @@ class RAZH(HashingMethod):
     @property
     def part_inputs(self) -> tuple[str, ...]:
         """Return the arrays of a feature cache that the terms on patches need."""
-        return (*self.backbone.caches, "thumbnail") if self.sees_patches or self.uses("detection") else ()
+        return (*self.backbone.caches, "thumbnail") if self.sees_patches or self.responses != "none" else ()
 
     @property
     def sees_patches(self) -> bool:
@@ -365,8 +364,6 @@ class RAZH(HashingMethod):
         if self.sees_patches:
             batch = {**batch, "patches": self.patches(batch)}
         terms = self._hash_terms(self.hash_input(batch), batch)
-        if self.uses("detection"):
-            terms["detection"] = self._detection_term(batch)
         if self.sees_patches:
             patches = self.patches(batch)
             if self.uses_parts:
@@ -374,12 +371,6 @@ class RAZH(HashingMethod):
             if self.uses("reconstruction"):
                 terms["reconstruction"] = self._reconstruction_term(patches, batch)
         return {name: self.weights[name] * value for name, value in terms.items()}
-
-    def _detection_term(self, batch: Batch) -> Tensor:
-        label = batch["label"]
-        anywhere = self.own[label] if self.matcher.choice == "random" else None
-        log_odds = self.attribute_log_odds(batch, anywhere)
-        return attribute_losses.attribute_regression_loss(log_odds, self.class_attributes[label], "bce")
 
     def _hash_terms(self, hashed: Tensor, batch: Batch) -> dict[str, Tensor]:
         logits, targets = self.head(hashed), self.targets(batch)
@@ -500,11 +491,10 @@ class RAZH(HashingMethod):
         if self.uses("mix"):
             terms["mix"] = self._decode(tokens, weight, patches[:n, prefix:], batch)
         if self.uses("mix_hash"):
-            mixed_input = self.backbone.pool(tokens)
-            if self.hash_attributes:  # of the image as it was: what replaced a part is not to be detected
-                log_odds = self._log_odds(patches[:n], None)
-                mixed_input = torch.cat([mixed_input, self.detector.descriptor(log_odds)], dim=1)
-            logits = self.head(mixed_input)
+            hashed = self.backbone.pool(tokens)
+            if self.responses != "none":  # those of the image as it was: what replaced a part should not respond
+                hashed = torch.cat([hashed, self._response(patches[:n])], dim=1)
+            logits = self.head(hashed)
             terms["mix_hash"] = self._hash_loss(logits, self.targets(batch)[:n])
         return terms
 
@@ -541,7 +531,7 @@ class RAZH(HashingMethod):
             )
 
     def training_features(self) -> Tensor:
-        """Return descriptions (n, D) of all training images; detected attributes mean nothing before training."""
+        """Return descriptions (n, D) of all training images; what parts respond means nothing before training."""
         return super().training_features()[:, : self.feature_width]
 
     def start_from_features(self) -> None:

@@ -27,8 +27,8 @@ class RAZHViews(RAZH):
       a network without trained weights the attributes' alone, as RAZH does.
     - With fewer than 26 training classes (`enough_classes`) the classes weigh less against that.
     - The terms on parts and both branches have weight 0: on frozen backbones nothing that was measured came from them.
-      Any of them is switched on by its weight. Where the network trains from nothing, attributes are detected as in
-      RAZH, in single patches of the views (`detect_in`), and hashed beside the descriptor.
+      Any of them is switched on by its weight. Where the network trains from nothing, the hash head also sees how near
+      the nearest patch of the views comes to each attribute (`part_responses`).
 
     Where a frozen trunk's last stages train, an image shows one view a step, from cached patches of all views, and
     `similarity` keeps that of the network as it was built.
@@ -44,7 +44,6 @@ class RAZHViews(RAZH):
         attribute_share: float = 0.3,
         enough_classes: int = 26,
         view_scale: float = 9 / 7,
-        detect_in: Literal["part", "patch"] = "patch",
         semantic_weight: float = 0.0,
         similarity_weight: float = 10.0,
         classification_weight: float = 0.0,
@@ -79,7 +78,6 @@ class RAZHViews(RAZH):
             straight_through=straight_through,
             attribute_share=attribute_share,
             enough_classes=enough_classes,
-            detect_in=detect_in,
             semantic_weight=semantic_weight,
             similarity_weight=similarity_weight,
             classification_weight=classification_weight,
@@ -119,7 +117,7 @@ class RAZHViews(RAZH):
             "trunk": ("view_patches", *([self.kept_input] if self.keeps_start else [])),
             "all": ("descriptors",),
         }
-        of_image = self.sees_patches or self.backbone.freeze == "all"  # else attributes are detected in the views
+        of_image = self.sees_patches or self.backbone.freeze == "all"  # else the patches of the views respond
         return (*(self.part_inputs if of_image else ()), *own[self.backbone.freeze])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -143,15 +141,15 @@ class RAZHViews(RAZH):
         rows = torch.arange(len(patches), device=patches.device)
         return {**batch, "view_patches": patches[rows, drawn].unsqueeze(1)}
 
-    def attribute_log_odds(self, batch: Batch, anywhere: Tensor | None = None) -> Tensor:
-        """Return log odds (B, M) that images show attributes: the mean over views, or of the image if it has none."""
+    default_responses = "patch"
+
+    def part_response(self, batch: Batch) -> Tensor:
+        """Return responses (B, M), the mean over the views that are described; of the image, if it has none."""
         patches = self.shown(batch).get("view_patches")
         if patches is None:
-            return super().attribute_log_odds(batch, anywhere)
-        views = patches.shape[1]
-        everywhere = None if anywhere is None else anywhere.repeat_interleave(views, dim=0)
-        log_odds = self._log_odds(patches.flatten(0, 1).to(self.dtype), everywhere)
-        return log_odds.view(-1, views, log_odds.shape[1]).mean(dim=1)
+            return super().part_response(batch)
+        response = self._response(patches.flatten(0, 1).to(self.dtype))
+        return response.view(*patches.shape[:2], -1).mean(dim=1)
 
     def descriptors(self, batch: Batch) -> Tensor:
         """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe` and `shown`."""
