@@ -258,16 +258,29 @@ def test_other_attributes_of_a_class_that_has_all_are_any(parts, vectors):
     assert drawn.unique().numel() > 2
 
 
-def test_an_image_responds_as_its_nearest_present_part():
-    layer = PartResponses(3)
+class Given(torch.nn.Module):
+    """A matcher for which parts are their similarities with the attributes."""
+
+    def similarity(self, parts, attribute_vectors):
+        return parts
+
+
+def test_an_image_responds_as_its_nearest_present_part(vectors):
+    layer = PartResponses(Given(), 3)
     similarity = torch.tensor([[[0.1, 0.9, 0.8], [0.4, -0.2, 0.1]], [[0.5, 0.2, 0.3], [0.1, 0.6, 0.0]]])
     present = torch.tensor([[False, True], [False, False]])  # an image without parts: all count
     nearest = torch.tensor([[0.4, -0.2, 0.1], [0.5, 0.6, 0.3]])
-    torch.testing.assert_close(layer(similarity, present), F.layer_norm(nearest, (3,)))
+    torch.testing.assert_close(layer(similarity, vectors, present), F.layer_norm(nearest, (3,)))
 
 
-def test_responses_pull_the_nearest_part_alone():
-    layer = PartResponses(2)
-    similarity = torch.tensor([[[0.1, 0.2], [0.4, 0.1], [0.9, 0.9]]], requires_grad=True)
-    layer(similarity, torch.tensor([[True, True, False]]))[0, 0].backward()
-    assert (similarity.grad != 0).tolist() == [[[False, True], [True, False], [False, False]]]
+def test_responses_pull_the_nearest_part_alone(vectors):
+    layer = PartResponses(Given(), 3)
+    similarity = torch.tensor([[[0.1, 0.2, 0.6], [0.4, 0.1, 0.3], [0.9, 0.9, 0.9]]], requires_grad=True)
+    layer(similarity, vectors, torch.tensor([[True, True, False]]))[0, 0].backward()
+    assert (similarity.grad != 0).tolist() == [[[False, True, True], [True, False, False], [False] * 3]]
+
+
+def test_responses_are_those_of_the_matcher(parts, vectors):
+    layer = PartResponses(matcher(), M)
+    expected = F.layer_norm(layer.matcher.similarity(parts, vectors).amax(dim=1), (M,))
+    torch.testing.assert_close(layer(parts, vectors, torch.ones(B, K, dtype=torch.bool)), expected)

@@ -396,9 +396,10 @@ def test_responses_are_hashed_beside_the_feature(make, make_batch, where):
     torch.testing.assert_close(hashed[:, :width], method.feature(batch))
     patches = method.patches(batch)[:, method.backbone.prefix :]
     vectors, assignment = method.clustering(patches)
-    similarity = method.matcher.similarity(vectors if where == "part" else patches, method.attribute_vectors)
-    present = assignment[..., :-1].sum(dim=1) >= 0.5 if where == "part" else torch.ones(similarity.shape[:2]).bool()
-    torch.testing.assert_close(hashed[:, width:], method.responder(similarity, present))
+    seen = vectors if where == "part" else patches
+    present = assignment[..., :-1].sum(dim=1) >= 0.5 if where == "part" else torch.ones(seen.shape[:2]).bool()
+    torch.testing.assert_close(hashed[:, width:], method.responder(seen, method.attribute_vectors, present))
+    assert method.responder.matcher is not method.matcher  # what codes ask for would undo the alignment
     before = method.hash_logits(batch)
     with torch.no_grad():
         method.responder.norm.bias += 1.0
@@ -420,7 +421,7 @@ def test_patches_respond_where_there_are_no_parts(make, make_batch):
 def test_responses_alone_build_the_modules_that_they_need(make, make_batch):
     for where, modules in (("part", {"clustering"}), ("patch", set())):
         method = make(part_responses=where, **only("hash"))
-        expected = {"backbone", "head", "hash_classifier", "matcher", "responder"} | modules
+        expected = {"backbone", "head", "hash_classifier", "responder"} | modules
         assert {name for name, _ in method.named_children()} == expected
         assert_all_trained(method, make_batch())
 

@@ -99,22 +99,26 @@ class PartResponses(nn.Module):
     training alone.
     """
 
-    def __init__(self, attributes: int) -> None:
+    def __init__(self, matcher: AttributeMatcher, attributes: int) -> None:
         """Build the layer.
 
         Args:
+            matcher: compares parts with attributes; its own, for what codes ask of it is not what attributes mean.
             attributes: number M of attributes.
         """
         super().__init__()
+        self.matcher = matcher
         self.norm = nn.LayerNorm(attributes)
 
-    def forward(self, similarity: Tensor, present: Tensor) -> Tensor:
+    def forward(self, parts: Tensor, attribute_vectors: Tensor, present: Tensor) -> Tensor:
         """Return responses (B, M); an image's have mean 0 and deviation 1 before they are scaled and shifted.
 
         Args:
-            similarity: cosines (B, K, M) of parts with attributes.
+            parts: (B, K, D).
+            attribute_vectors: (M, V).
             present: (B, K, bool), which parts the image shows; if none, all count.
         """
+        similarity = self.matcher.similarity(parts, attribute_vectors)
         present = present | ~present.any(dim=1, keepdim=True)
         return self.norm(similarity.masked_fill(~present.unsqueeze(-1), -1.0).amax(dim=1))  # type: ignore[no-any-return]
 

@@ -1,5 +1,6 @@
 """RAZH: parts are clustered, matched with attributes, replaced by them, and rebuilt; then hashed."""
 
+import copy
 import logging
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -283,10 +284,10 @@ class RAZH(HashingMethod):
         self.uses_parts = self.uses("mix", "mix_hash", "alignment", *part_terms)
         if (self.uses_parts and self.granularity == "part") or self.responses == "part":
             self.clustering = clustering
-        if self.uses("mix", "mix_hash", "alignment") or self.responses != "none":
+        if self.uses("mix", "mix_hash", "alignment"):
             self.matcher = matcher
         if self.responses != "none":
-            self.responder = PartResponses(len(self.attribute_vectors))
+            self.responder = PartResponses(copy.deepcopy(matcher), len(self.attribute_vectors))
         if self.uses("mix", "mix_hash"):
             self.replacement = AttributeReplacement(backbone.dim, self.attribute_vectors.shape[1], threshold)
         if self.uses("reconstruction"):
@@ -329,9 +330,8 @@ class RAZH(HashingMethod):
 
     def _response(self, patches: Tensor) -> Tensor:
         vectors, assignment = self._cluster(self._spatial_patches(patches), self.responses)
-        similarity = self.matcher.similarity(vectors, self.attribute_vectors)
         present = assignment[..., :-1].sum(dim=1) >= 0.5  # half a patch
-        return self.responder(similarity, present)  # type: ignore[no-any-return]
+        return self.responder(vectors, self.attribute_vectors, present)  # type: ignore[no-any-return]
 
     default_responses: Literal["part", "patch"] = "part"
     """What responds to attributes where the network trains from nothing."""
