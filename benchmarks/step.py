@@ -76,7 +76,9 @@ def methods(trunk: Trunk, batch: int) -> dict[str, Callable[[], HashingMethod]]:
     for name, terms in STEPS:
         on += terms
         off = {f"{term}_weight": 0.0 for term in SWITCHED if term not in on}
-        found[name] = lambda off=off: RAZH(**_arguments(trunk), ramp_epochs=0, branch_images=shared, **off)  # type: ignore[misc]
+        # Weights are left out here, but the networks stand for trained ones, whose codes have no part responses.
+        fixed = {"ramp_epochs": 0, "branch_images": shared, "part_responses": "none"}
+        found[name] = lambda off=off, fixed=fixed: RAZH(**_arguments(trunk), **fixed, **off)  # type: ignore[misc]
     return found
 
 
