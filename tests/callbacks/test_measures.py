@@ -213,7 +213,7 @@ def test_keypoints_of_cub(tmp_path):
 
 
 def test_a_method_without_parts_but_with_attributes(data):
-    method = build(data, **dict.fromkeys(PART_TERMS, 0.0))
+    method = build(data, part_responses="none", **dict.fromkeys(PART_TERMS, 0.0))
     metrics = measure_parts_and_attributes(method, data)
     assert "attributes/auc_hash" in metrics
     assert "attributes/auc_feature" in metrics

@@ -146,7 +146,7 @@ def test_pictures_have_the_parts_and_own_attributes_of_the_method(data):
 
 
 def test_a_method_of_parts_without_attributes_is_drawn_without_attributes(data):
-    method = build(data, parts=3, mix_weight=0.0, mix_hash_weight=0.0, alignment_weight=0.0)
+    method = build(data, parts=3, mix_weight=0.0, mix_hash_weight=0.0, alignment_weight=0.0, part_responses="none")
     found = pictures(data, method)
     assert all(not picture.attributes for picture in found)
     assert "(not matched)" in texts(parts_figure(found))
