@@ -6,8 +6,9 @@ import re
 
 from razh.benchmark.tables import MEAN
 
-__all__ = ["figure_in", "sections_of"]
+__all__ = ["begin", "end", "figure_in", "sections_of"]
 
+begin, end = "<!-- razh report: begin, generated -->", "<!-- razh report: end -->"
 _FACTS = re.compile(r"^\d+ of \d+ cells, .*?`razh (?:benchmark|ablate) (\S+) [^`]*?( --tune \d+)?`", re.MULTILINE)
 _MARKS = re.compile(r"\*\*|</?u>| †")
 
@@ -17,7 +18,7 @@ def sections_of(document: str) -> dict[str, str]:
     found = {}
     for part in re.split(r"^(?=## )", document, flags=re.MULTILINE):
         if facts := _FACTS.search(part):
-            found[facts[1] + ("-tuned" if facts[2] else "")] = part.partition("<!-- razh report: end -->")[0].strip()
+            found[facts[1] + ("-tuned" if facts[2] else "")] = part.partition(end)[0].strip()
     return found
 
 

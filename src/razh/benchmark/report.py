@@ -11,7 +11,7 @@ import numpy as np
 
 from razh.benchmark.cells import safe
 from razh.benchmark.curves import curves_figure, dots_figure
-from razh.benchmark.kept import figure_in
+from razh.benchmark.kept import begin, end, figure_in
 from razh.benchmark.plan import NOTHING
 from razh.benchmark.runner import readable_time
 from razh.benchmark.summary import Summary
@@ -57,7 +57,6 @@ PARTS = {  # docs/measures.md says what they are
     "codes": "attributes/auc_codes",
 }
 PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
-begin, end = "<!-- razh report: begin, generated -->", "<!-- razh report: end -->"
 
 
 def _slug(text: str) -> str:
