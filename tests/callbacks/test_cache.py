@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datamodules.synthetic import SyntheticDataModule
+from razh.backbones.views import VIEWS_KEY
 from razh.callbacks import cache
 from razh.callbacks.cache import CacheFolder, FeatureCache, cache_key
 from razh.methods.ce import CE
@@ -348,7 +349,7 @@ def test_descriptors_of_all_views_have_a_folder_of_their_own(method, tmp_path, s
     data, model = data_module(), method("test_efficientnet", 3, kind=RAZHViews, view_scale=scale)
     fill(model, data)
     (folder,) = folders(tmp_path)  # no patches are asked for
-    assert folder.endswith(f"-descriptors-{size}")
+    assert folder.endswith(f"-descriptors-{size}-{VIEWS_KEY}")
     model.eval()
     for batch in data.test_dataloader():
         assert batch.keys() == {"label", "index", "descriptors"}
@@ -362,7 +363,7 @@ def test_last_stages_train_on_cached_patches_of_all_views(method, tmp_path):
     data, model = data_module(), method("test_efficientnet", 3, "trunk", kind=RAZHViews, view_scale=2.0)
     fill(model, data)
     (folder,) = folders(tmp_path)
-    assert folder.endswith("-view_patches-64")
+    assert folder.endswith(f"-view_patches-64-{VIEWS_KEY}")
     batch = next(iter(data.train_dataloader()))
     assert batch.keys() == {
         "label",
@@ -387,7 +388,7 @@ def test_last_stages_train_on_cached_patches_of_all_views(method, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "arguments", "kinds"),
     [
-        (RAZHViews, {"view_scale": 1.0}, {"descriptors-32", "view_patches-32"}),
+        (RAZHViews, {"view_scale": 1.0}, {f"descriptors-32-{VIEWS_KEY}", f"view_patches-32-{VIEWS_KEY}"}),
         (RAZH, {}, {"feature", ""}),  # the folder of patches has no kind in its name
     ],
 )

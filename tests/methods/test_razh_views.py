@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from razh.backbones.views import VIEWS, view
+from razh.backbones.views import VIEWS, view, view_side
 from razh.losses.hashing import supervised_contrastive_loss
 from razh.methods.razh_views import RAZHViews
 
@@ -108,15 +108,7 @@ def test_live_images_give_the_cached_descriptors(make_method, make_backbone, mak
     torch.testing.assert_close(lengths, torch.full_like(lengths, method.backbone.descriptor_dim**0.5))
 
 
-def test_mirror_images_have_the_same_code(make_method, make_backbone, make_batch):
-    """The views of an image and of its mirror image are the same four, so the mean cannot tell them apart."""
-    method = make_method(RAZHViews, make_backbone("test_efficientnet", split=3, freeze="all")).eval()
-    images = make_batch()["image"]
-    with torch.no_grad():
-        torch.testing.assert_close(method(images), method(images.flip(-1)), rtol=1e-3, atol=1e-3)
-
-
-def test_training_of_the_last_stages_shows_one_view_of_each_image(make_method, make_backbone, make_batch):
+def test_training_of_the_last_stages_shows_a_batch_one_view(make_method, make_backbone, make_batch):
     method = make_method(RAZHViews, make_backbone("test_efficientnet", split=3, freeze="trunk"), view_scale=2.0)
     images = make_batch()["image"]
     method.eval()
@@ -125,12 +117,35 @@ def test_training_of_the_last_stages_shows_one_view_of_each_image(make_method, m
         every = method.descriptors(batch)
         method.train()
         method.backbone.eval()  # batch statistics would differ
-        shown = method.descriptors(batch)
+        shown = [method.descriptors(batch) for _ in range(40)]
     assert every.shape == (8, len(VIEWS), method.backbone.descriptor_dim)
-    assert shown.shape == (8, 1, method.backbone.descriptor_dim)
-    is_view = torch.isclose(shown, every, rtol=1e-3, atol=1e-3).all(dim=2)
-    assert is_view.any(dim=1).all()
-    assert len({tuple(row) for row in is_view.tolist()}) > 1  # not the same view for all
+    assert {each.shape for each in shown} == {(8, 1, method.backbone.descriptor_dim)}
+    same = [torch.isclose(each, every, rtol=1e-3, atol=1e-3).all(dim=2).all(dim=0) for each in shown]
+    which = [each.nonzero().tolist() for each in same]
+    assert all(len(found) == 1 for found in which)
+    assert {found[0][0] for found in which} == set(range(len(VIEWS)))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
+def test_patches_of_views_of_several_sizes_are_told_apart(make_backbone, make_batch, name):
+    backbone = make_backbone(name, split=2, freeze="trunk").eval()
+    images = make_batch()["image"]
+    size = backbone.view_size(2.0)
+    with torch.no_grad():
+        every = backbone.split_views(backbone.embed_views(images, size), size)
+        each = [backbone.embed_views(images, size, [number]) for number in range(len(VIEWS))]
+    assert len({patches.shape[1] for patches in each}) == (1 if name == "test_vit" else 2)
+    for found, expected in zip(every, each, strict=True):
+        assert torch.equal(found, expected)
+        assert backbone.split_views(expected, size)[0] is expected
+
+
+def test_counting_patches_teaches_batch_normalisation_nothing(make_backbone):
+    backbone = make_backbone("test_efficientnet", split=3).train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    backbone.split_views(torch.zeros(1, backbone.num_patches, backbone.dim), 64)
+    assert backbone.training
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
 def test_a_vit_sees_views_of_its_own_size(make_method, make_backbone):
@@ -143,21 +158,27 @@ def test_a_scale_of_nothing_is_refused(make_method):
         make_method(RAZHViews, view_scale=0)
 
 
-def test_views_may_be_larger_than_the_image():
+def test_enlarged_views_may_be_larger_than_the_image():
     images = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
     images[..., 3:17, 3:17] = 100
-    assert view(images, 0, 40).shape == view(images, 3, 40).shape == (1, 3, 40, 40)
-    assert torch.equal(view(images, 2, 40), torch.full((1, 3, 40, 40), 100, dtype=torch.uint8))
+    sides = [view_side(number, 20, 40) for number in range(len(VIEWS))]
+    assert [view(images, number, 40).shape[-1] for number in range(len(VIEWS))] == sides == [40, 40, 40, 20]
+    assert torch.equal(view(images, 1, 40), torch.full((1, 3, 40, 40), 100, dtype=torch.uint8))
 
 
-def test_views_are_the_image_its_middle_and_their_mirror_images():
+def test_views_are_the_image_two_middles_and_the_image_as_it_is():
     images = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
-    images[..., 3:17, 3:17] = 100  # exactly the middle .7
-    images[..., 0:3, 0] = 200
+    images[..., 3:17, 3:10] = 100  # the left half of the middle .7, which is mirrored
+    images[..., 3:17, 10:17] = 200
+    images[..., 0:3, 0] = 250
     assert torch.equal(view(images, 0), images)
-    assert torch.equal(view(images, 1), images.flip(-1))
-    assert torch.equal(view(images, 2), torch.full_like(images, 100))
-    assert torch.equal(view(images, 3), view(images, 2).flip(-1))
+    assert torch.equal(view(images, 3, 40), images.flip(-1))
+    zoom = view(images, 1)
+    assert zoom[..., :5].unique().tolist() == [200]
+    assert zoom[..., 15:].unique().tolist() == [100]
+    closer = view(images, 2)
+    assert closer[..., :5].unique().tolist() == [100]
+    assert closer[..., 15:].unique().tolist() == [200]
 
 
 def test_generalised_mean_is_between_mean_and_maximum(make_backbone, make_batch):
@@ -205,7 +226,8 @@ def test_patches_of_the_views_that_are_described_respond(make_method, make_backb
     assert "patches" not in method.cached_inputs
     with torch.no_grad():
         hashed = method.hash_input(batch)
-        each = torch.stack([method._response(patches[:, number]) for number in range(len(VIEWS))])
+        every = method.backbone.split_views(patches, method.view_size)
+        each = torch.stack([method._response(view_patches) for view_patches in every])
     torch.testing.assert_close(hashed[:, method.feature_width :], each.mean(dim=0), rtol=1e-3, atol=1e-3)
 
 

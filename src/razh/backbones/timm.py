@@ -14,7 +14,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn as vit_checkpoin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from razh.backbones.views import VIEWS, view
+from razh.backbones.views import VIEWS, view, view_side
 
 
 class TimmBackbone(nn.Module):
@@ -85,6 +85,7 @@ class TimmBackbone(nn.Module):
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1) * 255, persistent=False)
         for parameter in self.frozen_parameters():
             parameter.requires_grad_(False)
+        self._patch_counts: dict[int, int] = {}  # by the side of an image
         self._measure()
 
     mean: Tensor
@@ -231,20 +232,40 @@ class TimmBackbone(nn.Module):
         return max(round(scale * self.image_size / 32), 1) * 32
 
     def embed_views(self, images: Tensor, size: int, views: Sequence[int] = range(len(VIEWS))) -> Tensor:
-        """Return patches (B, V, prefix + N', D) of some views, `size` pixels wide, of uint8 images (B, 3, H, W)."""
-        return torch.stack([self.embed(view(images, number, size), size) for number in views], dim=1)
+        """Return patches (B, Σ (prefix + N_v), D) of some views, one after the other, of uint8 images (B, 3, H, W).
+
+        Enlarged views are `size` pixels wide; views of several sizes have different numbers N_v of patches.
+        """
+        shown = ((view(images, number, size), view_side(number, self.image_size, size)) for number in views)
+        return torch.cat([self.embed(each, side) for each, side in shown], dim=1)
+
+    def split_views(self, patches: Tensor, size: int) -> list[Tensor]:
+        """Return the patches (B, prefix + N_v, D) of every view, as `embed_views` made them of all or of one."""
+        counts = [self._count_patches(view_side(number, self.image_size, size)) for number in range(len(VIEWS))]
+        return [patches] if patches.shape[1] in counts else list(torch.split(patches, counts, dim=1))
+
+    def _count_patches(self, size: int) -> int:
+        """Return the number prefix + N of patches of an image `size` pixels wide."""
+        if size not in self._patch_counts:
+            image, was_training = torch.zeros(1, 3, size, size, device=self.mean.device), self.training
+            self.eval()  # batch normalisation should not learn from it
+            with torch.no_grad():
+                self._patch_counts[size] = self.embed(image, size).shape[1]
+            self.train(was_training)
+        return self._patch_counts[size]
 
     def describe(self, images: Tensor, size: int, views: Sequence[int] = range(len(VIEWS))) -> Tensor:
         """Return descriptors (B, V, descriptor_dim) of some views of uint8 images (B, 3, H, W), of length √D each.
 
         See `descriptor` for what a descriptor is, `razh.backbones.views` for the views, and `view_size` for their size.
         """
-        return self.descriptors(self.embed_views(images, size, views))
+        each = (self.embed_views(images, size, [number]) for number in views)
+        return torch.stack([few_at_a_time(self.descriptor, patches) for patches in each], dim=1)
 
-    def descriptors(self, patches: Tensor) -> Tensor:
-        """Return descriptors (B, V, descriptor_dim) of the patches of views (B, V, prefix + N', D)."""
-        flat = few_at_a_time(self.descriptor, patches.flatten(0, 1))
-        return flat.view(*patches.shape[:2], -1)
+    def descriptors(self, patches: Tensor, size: int) -> Tensor:
+        """Return descriptors (B, V, descriptor_dim) of the patches that `embed_views` made of all views, or of one."""
+        each = self.split_views(patches, size)
+        return torch.stack([few_at_a_time(self.descriptor, patches) for patches in each], dim=1)
 
     def descriptor(self, patches: Tensor) -> Tensor:
         """Return the descriptor (B, descriptor_dim) of patches (B, prefix + N, D), of length √D.

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from razh.backbones.timm import TimmBackbone
-from razh.backbones.views import VIEWS
+from razh.backbones.views import VIEWS, VIEWS_KEY
 from razh.distributed import world
 
 log = logging.getLogger(__name__)
@@ -92,9 +92,10 @@ class FeatureCache(Callback):
             size = int(pl_module.view_size)  # type: ignore[arg-type]
             shape = view_shape(name, backbone, size)
             made_by = cache_key(data.fingerprint, backbone, whole=name == "descriptors")
-            store = CacheFolder(self.directory / f"{made_by}-{name}-{size}", {name: (shape, "float16")}, 1, count)
+            folder = self.directory / f"{made_by}-{name}-{size}-{VIEWS_KEY}"
+            store = CacheFolder(folder, {name: (shape, "float16")}, 1, count)
             self._provide(store, partial(compute_views, name=name, size=size), backbone, data, trainer)
-            # An image and its mirror image have the same views.
+            # The mirror image has no views of its own: the image's are shown in its place.
             kept = store.open(name)
             arrays[name] = np.broadcast_to(kept[:1], (views, *kept.shape[1:]))
         data.attach(arrays, drop_image=True)
@@ -285,7 +286,7 @@ def compute_kept(backbone: TimmBackbone, images: Tensor, device: torch.device) -
 def compute_views(
     backbone: TimmBackbone, images: Tensor, device: torch.device, name: str, size: int
 ) -> dict[str, np.ndarray]:
-    """Return an array of `OF_VIEWS` for uint8 images (B, 3, S, S), of views `size` pixels wide."""
+    """Return an array of `OF_VIEWS` for uint8 images (B, 3, S, S), of views with sides of `size` pixels."""
     make = backbone.describe if name == "descriptors" else backbone.embed_views
     return _checked({name: torch.cat([make(chunk, size).half().cpu() for chunk in _chunks(images, device)])}, backbone)
 
@@ -294,8 +295,8 @@ def view_shape(name: str, backbone: TimmBackbone, size: int) -> tuple[int, ...]:
     """Return the shape of an image's row in an array of `OF_VIEWS`."""
     if name == "descriptors":
         return (len(VIEWS), backbone.descriptor_dim)
-    patches, dim = backbone.embed(torch.zeros(1, 3, size, size, device=backbone.mean.device), size).shape[1:]
-    return (len(VIEWS), patches, dim)
+    images = torch.zeros(1, 3, backbone.image_size, backbone.image_size, dtype=torch.uint8, device=backbone.mean.device)
+    return tuple(backbone.embed_views(images, size).shape[1:])
 
 
 def _chunks(images: Tensor, device: torch.device) -> Iterator[Tensor]:

@@ -14,10 +14,10 @@ from razh.methods.razh import RAZH
 class RAZHViews(RAZH):
     """RAZH, improved where the evidence said so (docs/experiments.md); **not the paper's method**.
 
-    - Encoding: the mean descriptor of four views of the image (itself, its middle enlarged, and the mirror images of
-      both), see `TimmBackbone.describe`. In training half of the images show the mean, the others one view, so that
-      the head learns what survives a change of view. Costs four passes of the backbone for each image, of views that
-      are `view_scale` times as large.
+    - Encoding: the mean descriptor of four views of the image, in which objects have four sizes (itself, its middle .7
+      and .55, all `view_scale` times as large, and itself as it is; two of them mirrored), see `TimmBackbone.describe`.
+      In training half of the images show the mean, the others one view, so that the head learns what survives a change
+      of view. Costs four passes of the backbone for each image.
     - Start: PCA + ITQ of features whitened within classes (`hash_init=whitened`).
     - Classes are told by the cosine of the code with learnt class codes and a margin (`hash_classifier=cosine`), in the
       place of RAZH's linear and semantic classifiers. Codes of fewer than 32 bits (`contrast_below`) have no class
@@ -30,7 +30,7 @@ class RAZHViews(RAZH):
       Any of them is switched on by its weight. Where the network trains from nothing, the hash head also sees how near
       the nearest patch of the views comes to each attribute (`part_responses`).
 
-    Where a frozen trunk's last stages train, an image shows one view a step, from cached patches of all views, and
+    Where a frozen trunk's last stages train, a batch shows one view a step, from cached patches of all views, and
     `similarity` keeps that of the network as it was built.
     """
 
@@ -125,21 +125,18 @@ class RAZHViews(RAZH):
         return super().losses(self.shown(batch))
 
     def shown(self, batch: Batch) -> Batch:
-        """Return the batch with the patches of its views (B, V, N, D), where descriptors are not cached.
+        """Return the batch with the patches of its views, see `TimmBackbone.embed_views`, if no descriptors are cached.
 
-        A network that trains sees one view of each image (of live images, one for the whole batch): V is 1 there.
+        A network that trains sees one view of each image, the same for the whole batch.
         """
         patches = batch.get("view_patches")
         if patches is None:
             if "descriptors" in batch:
                 return batch
-            views = [int(torch.randint(len(VIEWS), ()))] if self.training else range(len(VIEWS))
+            views = [_any_view()] if self.training else range(len(VIEWS))
             return {**batch, "view_patches": self.backbone.embed_views(batch["image"], self.view_size, views)}
-        if not self.training or patches.shape[1] == 1:
-            return batch
-        drawn = torch.randint(patches.shape[1], (len(patches),)).to(patches.device)
-        rows = torch.arange(len(patches), device=patches.device)
-        return {**batch, "view_patches": patches[rows, drawn].unsqueeze(1)}
+        every = self.backbone.split_views(patches, self.view_size)
+        return {**batch, "view_patches": every[_any_view()]} if self.training and len(every) > 1 else batch
 
     default_responses = "patch"
 
@@ -148,8 +145,8 @@ class RAZHViews(RAZH):
         patches = self.shown(batch).get("view_patches")
         if patches is None:
             return super().part_response(batch)
-        response = self._response(patches.flatten(0, 1).to(self.dtype))
-        return response.view(*patches.shape[:2], -1).mean(dim=1)
+        each = self.backbone.split_views(patches.to(self.dtype), self.view_size)
+        return torch.stack([self._response(view) for view in each]).mean(dim=0)
 
     def descriptors(self, batch: Batch) -> Tensor:
         """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe` and `shown`."""
@@ -157,7 +154,7 @@ class RAZHViews(RAZH):
         patches = batch.get("view_patches")
         if patches is None:
             return batch["descriptors"].to(self.dtype)
-        return self.backbone.descriptors(patches.to(self.dtype))
+        return self.backbone.descriptors(patches.to(self.dtype), self.view_size)
 
     def described(self, batch: Batch) -> Tensor:
         """Return the mean descriptor (B, D); in training one view's for half of the images."""
@@ -174,3 +171,7 @@ class RAZHViews(RAZH):
         """Return the mean descriptor (B, D) by the network as it was built; where it is not kept, what is hashed."""
         kept = batch.get(self.kept_input)
         return feature if kept is None else kept.to(self.dtype).mean(dim=1)
+
+
+def _any_view() -> int:
+    return int(torch.randint(len(VIEWS), ()))
