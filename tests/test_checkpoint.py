@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from razh import checkpoint, random_state
+from razh.backbones.views import MIRRORED, SIZES
 from razh.checkpoint_io import CheckpointFiles
 from razh.methods.ce import CE
 from razh.methods.itq import ITQ
 from razh.methods.razh import RAZH
+from razh.methods.razh_views import RAZHViews
 
 BACKBONES = [("test_vit", 0), ("test_vit", 2), ("test_efficientnet", 3)]
 
@@ -29,10 +31,13 @@ class Bomb:
 def content(make_method, make_backbone):
     """Return a factory of a method and its checkpoint, as `RunRecord` writes it."""
 
-    def make(kind=CE, name="test_vit", split=0, **arguments):
-        method = make_method(kind, make_backbone(name, split), **arguments)
+    def make(kind=CE, name="test_vit", split=0, weights=False, freeze="none", **arguments):
+        network = make_backbone(name, split, freeze=freeze)
+        network.has_weights = weights
+        method = make_method(kind, network, **arguments)
         where = f"{kind.__module__}.{kind.__qualname__}"
-        backbone = {"name": name, "split": split, "image_size": 999, "pretrained": True, "checkpoint": "/gone.pth"}
+        backbone = {"name": name, "split": split, "image_size": 999, "freeze": freeze}
+        backbone |= {"pretrained": weights, "checkpoint": "/gone.pth" if weights else None}
         model = {
             "class_path": where,
             "init_args": {
@@ -67,10 +72,12 @@ def refused(path, match, error=ValueError):
     return str(caught.value)
 
 
+@pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize(("name", "split"), BACKBONES)
-@pytest.mark.parametrize("kind", [CE, RAZH, ITQ])
-def test_loaded_method_gives_the_same_logits(saved, make_batch, kind, name, split):
-    method, path = saved(kind=kind, name=name, split=split)
+@pytest.mark.parametrize("kind", [CE, RAZH, RAZHViews, ITQ])
+def test_loaded_method_gives_the_same_logits(saved, make_batch, kind, name, split, weights):
+    """Also where what the network started from decides what the method is made of."""
+    method, path = saved(kind=kind, name=name, split=split, weights=weights)
     loaded = checkpoint.load(path)
     images = make_batch()["image"]
     assert type(loaded.method) is kind
@@ -149,6 +156,23 @@ def test_schema_1_is_migrated(saved, make_batch):
     assert loaded.info["progress"] == checkpoint.NO_PROGRESS
     images = make_batch()["image"]
     assert torch.equal(loaded.method(images), method(images))
+
+
+@pytest.mark.parametrize(("schema", "views"), [(1, MIRRORED), (2, MIRRORED), (3, SIZES)])
+def test_codes_of_older_checkpoints_keep_their_views(saved, make_batch, schema, views):
+    found = {"mirrored": MIRRORED, "sizes": SIZES}
+    name = next(key for key, value in found.items() if value == views)
+
+    def older(content):
+        content["razh"]["schema"] = schema
+        content["razh"]["model"]["init_args"].pop("views")
+
+    method, path = saved(
+        older, kind=RAZHViews, name="test_efficientnet", split=3, weights=True, freeze="all", views=name
+    )
+    loaded = checkpoint.load(path).method
+    assert loaded.views == views
+    assert torch.equal(loaded(make_batch()["image"]), method(make_batch()["image"]))
 
 
 @pytest.mark.parametrize("schema", [0, -3])

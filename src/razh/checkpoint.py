@@ -17,7 +17,7 @@ from razh.method import HashingMethod
 from razh.run_folder import LAST
 
 log = logging.getLogger(__name__)
-SCHEMA = 2
+SCHEMA = 3
 NO_PROGRESS = {"images": 0, "train_seconds": 0.0, "fit_seconds": 0.0, "resumed": 0}
 FACTS = ("class_attributes", "attribute_vectors", "train_classes")
 
@@ -57,7 +57,15 @@ def _from_1(info: dict[str, Any]) -> dict[str, Any]:
     return {**info, "split_protocol": None, "progress": NO_PROGRESS}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(info: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 knew but one set of views; codes that it made should stay comparable."""
+    config = info.get("model")
+    if not (isinstance(config, dict) and str(config.get("class_path")).endswith(".RAZHViews")):
+        return info
+    return {**info, "model": {**config, "init_args": {"views": "mirrored", **config.get("init_args", {})}}}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 
 
 def _migrated(info: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -132,9 +140,12 @@ def _build(info: dict[str, Any], state: dict[str, Any]) -> HashingMethod:
     config = info["model"]
     arguments = dict(config["init_args"])
     backbone = dict(arguments["backbone"]["init_args"])
+    had_weights = bool(backbone.get("pretrained") or backbone.get("checkpoint"))
     # The weights come from the checkpoint itself: the file or hub they once came from need not be there any more.
     backbone |= {"pretrained": False, "checkpoint": None, "image_size": info["image_size"]}
-    arguments["backbone"] = _class(arguments["backbone"]["class_path"], TimmBackbone)(**backbone)
+    network = _class(arguments["backbone"]["class_path"], TimmBackbone)(**backbone)
+    network.has_weights = had_weights  # methods are built by it: what a network started from, not what it is now
+    arguments["backbone"] = network
     arguments |= {name: state[name] for name in FACTS}
     method: HashingMethod = _class(config["class_path"], HashingMethod)(**arguments)
     return method

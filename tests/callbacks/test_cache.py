@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules.synthetic import SyntheticDataModule
-from razh.backbones.views import VIEWS_KEY
+from razh.backbones.views import MIRRORED, SIZES, views_key
 from razh.callbacks import cache
 from razh.callbacks.cache import CacheFolder, FeatureCache, cache_key
 from razh.methods.ce import CE
@@ -349,13 +349,13 @@ def test_descriptors_of_all_views_have_a_folder_of_their_own(method, tmp_path, s
     data, model = data_module(), method("test_efficientnet", 3, kind=RAZHViews, view_scale=scale)
     fill(model, data)
     (folder,) = folders(tmp_path)  # no patches are asked for
-    assert folder.endswith(f"-descriptors-{size}-{VIEWS_KEY}")
+    assert folder.endswith(f"-descriptors-{size}-{views_key(SIZES)}")
     model.eval()
     for batch in data.test_dataloader():
         assert batch.keys() == {"label", "index", "descriptors"}
         images = torch.stack([data.evaluation_image(int(index)) for index in batch["index"]])
         with torch.no_grad():
-            live = model.backbone.describe(images, size)
+            live = model.backbone.describe(images, SIZES, size)
         torch.testing.assert_close(batch["descriptors"].float(), live, rtol=1e-2, atol=1e-2)
 
 
@@ -363,7 +363,7 @@ def test_last_stages_train_on_cached_patches_of_all_views(method, tmp_path):
     data, model = data_module(), method("test_efficientnet", 3, "trunk", kind=RAZHViews, view_scale=2.0)
     fill(model, data)
     (folder,) = folders(tmp_path)
-    assert folder.endswith(f"-view_patches-64-{VIEWS_KEY}")
+    assert folder.endswith(f"-view_patches-64-{views_key(MIRRORED)}")
     batch = next(iter(data.train_dataloader()))
     assert batch.keys() == {
         "label",
@@ -373,7 +373,7 @@ def test_last_stages_train_on_cached_patches_of_all_views(method, tmp_path):
     images = torch.stack([data.evaluation_image(int(index)) for index in batch["index"]])
     model.eval()
     with torch.no_grad():
-        live = model.backbone.embed_views(images, 64)
+        live = model.backbone.embed_views(images, MIRRORED, 64)
         torch.testing.assert_close(batch["view_patches"].float(), live, rtol=1e-2, atol=1e-2)
         codes = model.hash_logits(batch), model.hash_logits({"image": images})
     torch.testing.assert_close(*codes, rtol=5e-2, atol=5e-2)
@@ -388,7 +388,11 @@ def test_last_stages_train_on_cached_patches_of_all_views(method, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "arguments", "kinds"),
     [
-        (RAZHViews, {"view_scale": 1.0}, {f"descriptors-32-{VIEWS_KEY}", f"view_patches-32-{VIEWS_KEY}"}),
+        (
+            RAZHViews,
+            {"view_scale": 1.0},
+            {f"descriptors-32-{views_key(MIRRORED)}", f"view_patches-32-{views_key(MIRRORED)}"},
+        ),
         (RAZH, {}, {"feature", ""}),  # the folder of patches has no kind in its name
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from razh.backbones.views import VIEWS, view, view_side
+from razh.backbones.views import MIRRORED, SIZES, show, view_side, views_key
 from razh.losses.hashing import supervised_contrastive_loss
 from razh.methods.razh_views import RAZHViews
 
@@ -13,7 +13,7 @@ def batch_of_descriptors(method, count=8):
     generator = torch.Generator().manual_seed(5)
     dim = method.backbone.descriptor_dim
     return {
-        "descriptors": torch.randn(count, len(VIEWS), dim, generator=generator),
+        "descriptors": torch.randn(count, len(method.views), dim, generator=generator),
         "label": torch.tensor([0, 1, 3, 4])[torch.arange(count) % 4],
         "index": torch.arange(count),
     }
@@ -101,29 +101,32 @@ def test_live_images_give_the_cached_descriptors(make_method, make_backbone, mak
     method = make_method(RAZHViews, make_backbone(name, split=2, freeze="all")).eval()
     images = make_batch()["image"]
     with torch.no_grad():
-        cached = {"descriptors": method.backbone.describe(images, method.view_size)}
+        cached = {"descriptors": method.backbone.describe(images, method.views, method.view_size)}
         torch.testing.assert_close(method.hash_logits({"image": images}), method.hash_logits(cached))
         lengths = cached["descriptors"].norm(dim=-1)
-    assert cached["descriptors"].shape == (8, len(VIEWS), method.backbone.descriptor_dim)
+    assert cached["descriptors"].shape == (8, 4, method.backbone.descriptor_dim)
     torch.testing.assert_close(lengths, torch.full_like(lengths, method.backbone.descriptor_dim**0.5))
 
 
-def test_training_of_the_last_stages_shows_a_batch_one_view(make_method, make_backbone, make_batch):
-    method = make_method(RAZHViews, make_backbone("test_efficientnet", split=3, freeze="trunk"), view_scale=2.0)
+@pytest.mark.parametrize("views", ["mirrored", "sizes"])
+def test_training_of_the_last_stages_shows_one_view_of_each_image(make_method, make_backbone, make_batch, views):
+    network = make_backbone("test_efficientnet", split=3, freeze="trunk")
+    method = make_method(RAZHViews, network, view_scale=2.0, views=views)
     images = make_batch()["image"]
     method.eval()
     with torch.no_grad():
-        batch = {"view_patches": method.backbone.embed_views(images, 64)}
+        batch = {"view_patches": method.backbone.embed_views(images, method.views, 64)}
         every = method.descriptors(batch)
         method.train()
         method.backbone.eval()  # batch statistics would differ
         shown = [method.descriptors(batch) for _ in range(40)]
-    assert every.shape == (8, len(VIEWS), method.backbone.descriptor_dim)
+    assert every.shape == (8, 4, method.backbone.descriptor_dim)
     assert {each.shape for each in shown} == {(8, 1, method.backbone.descriptor_dim)}
-    same = [torch.isclose(each, every, rtol=1e-3, atol=1e-3).all(dim=2).all(dim=0) for each in shown]
-    which = [each.nonzero().tolist() for each in same]
-    assert all(len(found) == 1 for found in which)
-    assert {found[0][0] for found in which} == set(range(len(VIEWS)))
+    same = torch.stack([torch.isclose(each, every, rtol=1e-3, atol=1e-3).all(dim=2) for each in shown])  # (40, 8, 4)
+    assert (same.sum(dim=2) == 1).all()
+    assert same.any(dim=0).all()
+    one_for_all = same.all(dim=1).any(dim=1)
+    assert bool(one_for_all.all()) == (views == "sizes")  # these differ in size, and pass through the network apart
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
@@ -132,18 +135,18 @@ def test_patches_of_views_of_several_sizes_are_told_apart(make_backbone, make_ba
     images = make_batch()["image"]
     size = backbone.view_size(2.0)
     with torch.no_grad():
-        every = backbone.split_views(backbone.embed_views(images, size), size)
-        each = [backbone.embed_views(images, size, [number]) for number in range(len(VIEWS))]
+        every = backbone.split_views(backbone.embed_views(images, SIZES, size), SIZES, size)
+        each = [backbone.embed_views(images, (view,), size) for view in SIZES]
     assert len({patches.shape[1] for patches in each}) == (1 if name == "test_vit" else 2)
     for found, expected in zip(every, each, strict=True):
         assert torch.equal(found, expected)
-        assert backbone.split_views(expected, size)[0] is expected
+        assert backbone.split_views(expected, SIZES, size)[0] is expected
 
 
 def test_counting_patches_teaches_batch_normalisation_nothing(make_backbone):
     backbone = make_backbone("test_efficientnet", split=3).train()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    backbone.split_views(torch.zeros(1, backbone.num_patches, backbone.dim), 64)
+    backbone.split_views(torch.zeros(1, backbone.num_patches, backbone.dim), SIZES, 64)
     assert backbone.training
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
@@ -158,12 +161,30 @@ def test_a_scale_of_nothing_is_refused(make_method):
         make_method(RAZHViews, view_scale=0)
 
 
+@pytest.mark.parametrize(("freeze", "default"), [("none", MIRRORED), ("trunk", MIRRORED), ("all", SIZES)])
+def test_frozen_networks_see_more_sizes(make_method, make_backbone, freeze, default):
+    network = make_backbone("test_efficientnet", split=3, freeze=freeze)
+    assert make_method(RAZHViews, network).views == default
+    assert make_method(RAZHViews, network, views="sizes").views == SIZES
+    assert make_method(RAZHViews, network, views="mirrored").views == MIRRORED
+    assert views_key(SIZES) != views_key(MIRRORED)
+
+
+def test_mirrored_views_give_mirror_images_the_same_code(make_method, make_backbone, make_batch):
+    """The views of an image and of its mirror image are the same four, so the mean cannot tell them apart."""
+    backbone = make_backbone("test_efficientnet", split=3, freeze="all")
+    method = make_method(RAZHViews, backbone, views="mirrored").eval()
+    images = make_batch()["image"]
+    with torch.no_grad():
+        torch.testing.assert_close(method(images), method(images.flip(-1)), rtol=1e-3, atol=1e-3)
+
+
 def test_enlarged_views_may_be_larger_than_the_image():
     images = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
     images[..., 3:17, 3:17] = 100
-    sides = [view_side(number, 20, 40) for number in range(len(VIEWS))]
-    assert [view(images, number, 40).shape[-1] for number in range(len(VIEWS))] == sides == [40, 40, 40, 20]
-    assert torch.equal(view(images, 1, 40), torch.full((1, 3, 40, 40), 100, dtype=torch.uint8))
+    sides = [view_side(view, 20, 40) for view in SIZES]
+    assert [show(images, view, 40).shape[-1] for view in SIZES] == sides == [40, 40, 40, 20]
+    assert torch.equal(show(images, SIZES[1], 40), torch.full((1, 3, 40, 40), 100, dtype=torch.uint8))
 
 
 def test_views_are_the_image_two_middles_and_the_image_as_it_is():
@@ -171,12 +192,12 @@ def test_views_are_the_image_two_middles_and_the_image_as_it_is():
     images[..., 3:17, 3:10] = 100  # the left half of the middle .7, which is mirrored
     images[..., 3:17, 10:17] = 200
     images[..., 0:3, 0] = 250
-    assert torch.equal(view(images, 0), images)
-    assert torch.equal(view(images, 3, 40), images.flip(-1))
-    zoom = view(images, 1)
+    assert torch.equal(show(images, SIZES[0]), images)
+    assert torch.equal(show(images, SIZES[3], 40), images.flip(-1))
+    zoom = show(images, SIZES[1])
     assert zoom[..., :5].unique().tolist() == [200]
     assert zoom[..., 15:].unique().tolist() == [100]
-    closer = view(images, 2)
+    closer = show(images, SIZES[2])
     assert closer[..., :5].unique().tolist() == [100]
     assert closer[..., 15:].unique().tolist() == [200]
 
@@ -220,13 +241,13 @@ def test_patches_of_the_views_that_are_described_respond(make_method, make_backb
     backbone = make_backbone("test_efficientnet", split=3, freeze=freeze)
     method = make_method(RAZHViews, backbone, part_responses="patch").eval()
     images = make_batch()["image"]
-    patches = method.backbone.embed_views(images, method.view_size)
+    patches = method.backbone.embed_views(images, method.views, method.view_size)
     batch = {"image": images} if freeze == "none" else {"view_patches": patches.detach()}
     assert ("view_patches" in method.cached_inputs) == (freeze == "trunk")
     assert "patches" not in method.cached_inputs
     with torch.no_grad():
         hashed = method.hash_input(batch)
-        every = method.backbone.split_views(patches, method.view_size)
+        every = method.backbone.split_views(patches, method.views, method.view_size)
         each = torch.stack([method._response(view_patches) for view_patches in every])
     torch.testing.assert_close(hashed[:, method.feature_width :], each.mean(dim=0), rtol=1e-3, atol=1e-3)
 
@@ -245,9 +266,9 @@ def test_all_terms_of_a_step_see_one_view(make_method, make_backbone, make_batch
     assert method.responses == "patch"
     views, embed = [], method.backbone.embed_views
 
-    def counting(images, size, numbers):
-        views.append(list(numbers))
-        return embed(images, size, numbers)
+    def counting(images, shown, size):
+        views.append(shown)
+        return embed(images, shown, size)
 
     monkeypatch.setattr(method.backbone, "embed_views", counting)
     terms = method.losses(make_batch())

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn as vit_checkpoin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from razh.backbones.views import VIEWS, view, view_side
+from razh.backbones.views import Views, show, view_side
 
 
 class TimmBackbone(nn.Module):
@@ -231,17 +231,17 @@ class TimmBackbone(nn.Module):
             return self.image_size
         return max(round(scale * self.image_size / 32), 1) * 32
 
-    def embed_views(self, images: Tensor, size: int, views: Sequence[int] = range(len(VIEWS))) -> Tensor:
+    def embed_views(self, images: Tensor, views: Views, size: int) -> Tensor:
         """Return patches (B, Σ (prefix + N_v), D) of some views, one after the other, of uint8 images (B, 3, H, W).
 
         Enlarged views are `size` pixels wide; views of several sizes have different numbers N_v of patches.
         """
-        shown = ((view(images, number, size), view_side(number, self.image_size, size)) for number in views)
+        shown = ((show(images, view, size), view_side(view, self.image_size, size)) for view in views)
         return torch.cat([self.embed(each, side) for each, side in shown], dim=1)
 
-    def split_views(self, patches: Tensor, size: int) -> list[Tensor]:
-        """Return the patches (B, prefix + N_v, D) of every view, as `embed_views` made them of all or of one."""
-        counts = [self._count_patches(view_side(number, self.image_size, size)) for number in range(len(VIEWS))]
+    def split_views(self, patches: Tensor, views: Views, size: int) -> list[Tensor]:
+        """Return the patches (B, prefix + N_v, D) of each view, as `embed_views` made them of all views or of one."""
+        counts = [self._count_patches(view_side(view, self.image_size, size)) for view in views]
         return [patches] if patches.shape[1] in counts else list(torch.split(patches, counts, dim=1))
 
     def _count_patches(self, size: int) -> int:
@@ -254,18 +254,18 @@ class TimmBackbone(nn.Module):
             self.train(was_training)
         return self._patch_counts[size]
 
-    def describe(self, images: Tensor, size: int, views: Sequence[int] = range(len(VIEWS))) -> Tensor:
+    def describe(self, images: Tensor, views: Views, size: int) -> Tensor:
         """Return descriptors (B, V, descriptor_dim) of some views of uint8 images (B, 3, H, W), of length √D each.
 
         See `descriptor` for what a descriptor is, `razh.backbones.views` for the views, and `view_size` for their size.
         """
-        each = (self.embed_views(images, size, [number]) for number in views)
+        each = (self.embed_views(images, (view,), size) for view in views)
         return torch.stack([few_at_a_time(self.descriptor, patches) for patches in each], dim=1)
 
-    def descriptors(self, patches: Tensor, size: int) -> Tensor:
+    def descriptors(self, patches: Tensor, views: Views, size: int) -> Tensor:
         """Return descriptors (B, V, descriptor_dim) of the patches that `embed_views` made of all views, or of one."""
-        each = self.split_views(patches, size)
-        return torch.stack([few_at_a_time(self.descriptor, patches) for patches in each], dim=1)
+        each = self.split_views(patches, views, size)
+        return torch.stack([few_at_a_time(self.descriptor, view) for view in each], dim=1)
 
     def descriptor(self, patches: Tensor) -> Tensor:
         """Return the descriptor (B, descriptor_dim) of patches (B, prefix + N, D), of length √D.

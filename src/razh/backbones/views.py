@@ -23,23 +23,32 @@ class View:
     enlarged: bool = True
 
 
-VIEWS = (View(), View(0.7, mirrored=True), View(0.55), View(mirrored=True, enlarged=False))
-"""Objects at four sizes, two of them mirrored: chosen on validation classes of birds (docs/experiments.md)."""
+Views = tuple[View, ...]
 
-VIEWS_KEY = hashlib.sha256(repr(VIEWS).encode()).hexdigest()[:8]
-"""Changes with `VIEWS`; part of the name of a cache of them."""
+SIZES: Views = (View(), View(0.7, mirrored=True), View(0.55), View(mirrored=True, enlarged=False))
+"""Objects at four sizes, two of them mirrored: for frozen networks (docs/experiments.md)."""
+
+MIRRORED: Views = (View(), View(mirrored=True), View(0.7), View(0.7, mirrored=True))
+"""Objects at two sizes, and their mirror images: for networks that learn from these views."""
+
+NAMED = {"sizes": SIZES, "mirrored": MIRRORED}
 
 
-def view_side(number: int, image_size: int, size: int) -> int:
-    """Return the side in pixels of view `number` of `VIEWS` of an image, where enlarged ones have `size`."""
-    return size if VIEWS[number].enlarged else image_size
+def views_key(views: Views) -> str:
+    """Return a name of these views, for what is cached of them."""
+    return hashlib.sha256(repr(views).encode()).hexdigest()[:8]
 
 
-def view(images: Tensor, number: int, size: int | None = None) -> Tensor:
-    """Return view `number` of `VIEWS` of uint8 images (B, 3, S, S); enlarged ones have sides of `size`, None: of S."""
-    how, side = VIEWS[number], images.shape[-1]
-    shown = _resized(images, how.share, view_side(number, side, size or side))
-    return shown.flip(-1) if how.mirrored else shown
+def view_side(view: View, image_size: int, size: int) -> int:
+    """Return the side in pixels of a view of an image, where enlarged ones have `size`."""
+    return size if view.enlarged else image_size
+
+
+def show(images: Tensor, view: View, size: int | None = None) -> Tensor:
+    """Return a view of uint8 images (B, 3, S, S); an enlarged one has sides of `size`, None: of S."""
+    side = images.shape[-1]
+    shown = _resized(images, view.share, view_side(view, side, size or side))
+    return shown.flip(-1) if view.mirrored else shown
 
 
 def _resized(images: Tensor, share: float, size: int) -> Tensor:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from razh.backbones.timm import TimmBackbone
-from razh.backbones.views import VIEWS, VIEWS_KEY
+from razh.backbones.views import Views, views_key
 from razh.distributed import world
 
 log = logging.getLogger(__name__)
@@ -89,12 +89,12 @@ class FeatureCache(Callback):
             self._provide(store, compute_kept, backbone, data, trainer)
             arrays["kept"] = store.open("kept")[:views]
         for name in (name for name in OF_VIEWS if name in inputs):
-            size = int(pl_module.view_size)  # type: ignore[arg-type]
-            shape = view_shape(name, backbone, size)
+            shown, size = cast("Views", pl_module.views), cast("int", pl_module.view_size)
+            shape = view_shape(name, backbone, shown, size)
             made_by = cache_key(data.fingerprint, backbone, whole=name == "descriptors")
-            folder = self.directory / f"{made_by}-{name}-{size}-{VIEWS_KEY}"
+            folder = self.directory / f"{made_by}-{name}-{size}-{views_key(shown)}"
             store = CacheFolder(folder, {name: (shape, "float16")}, 1, count)
-            self._provide(store, partial(compute_views, name=name, size=size), backbone, data, trainer)
+            self._provide(store, partial(compute_views, name=name, shown=shown, size=size), backbone, data, trainer)
             # The mirror image has no views of its own: the image's are shown in its place.
             kept = store.open(name)
             arrays[name] = np.broadcast_to(kept[:1], (views, *kept.shape[1:]))
@@ -284,19 +284,20 @@ def compute_kept(backbone: TimmBackbone, images: Tensor, device: torch.device) -
 
 @torch.no_grad()
 def compute_views(
-    backbone: TimmBackbone, images: Tensor, device: torch.device, name: str, size: int
+    backbone: TimmBackbone, images: Tensor, device: torch.device, name: str, shown: Views, size: int
 ) -> dict[str, np.ndarray]:
     """Return an array of `OF_VIEWS` for uint8 images (B, 3, S, S), of views with sides of `size` pixels."""
     make = backbone.describe if name == "descriptors" else backbone.embed_views
-    return _checked({name: torch.cat([make(chunk, size).half().cpu() for chunk in _chunks(images, device)])}, backbone)
+    rows = [make(chunk, shown, size).half().cpu() for chunk in _chunks(images, device)]
+    return _checked({name: torch.cat(rows)}, backbone)
 
 
-def view_shape(name: str, backbone: TimmBackbone, size: int) -> tuple[int, ...]:
+def view_shape(name: str, backbone: TimmBackbone, shown: Views, size: int) -> tuple[int, ...]:
     """Return the shape of an image's row in an array of `OF_VIEWS`."""
     if name == "descriptors":
-        return (len(VIEWS), backbone.descriptor_dim)
+        return (len(shown), backbone.descriptor_dim)
     images = torch.zeros(1, 3, backbone.image_size, backbone.image_size, dtype=torch.uint8, device=backbone.mean.device)
-    return tuple(backbone.embed_views(images, size).shape[1:])
+    return tuple(backbone.embed_views(images, shown, size).shape[1:])
 
 
 def _chunks(images: Tensor, device: torch.device) -> Iterator[Tensor]:

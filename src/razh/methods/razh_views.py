@@ -1,23 +1,27 @@
 """RAZH-Views: RAZH's hash terms on descriptors of several views, started from features whitened within classes."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from razh.backbones.timm import TimmBackbone
-from razh.backbones.views import VIEWS
+from razh.backbones.views import NAMED, Views
 from razh.method import Batch
 from razh.methods.razh import RAZH
+
+T = TypeVar("T")
 
 
 class RAZHViews(RAZH):
     """RAZH, improved where the evidence said so (docs/experiments.md); **not the paper's method**.
 
-    - Encoding: the mean descriptor of four views of the image, in which objects have four sizes (itself, its middle .7
-      and .55, all `view_scale` times as large, and itself as it is; two of them mirrored), see `TimmBackbone.describe`.
-      In training half of the images show the mean, the others one view, so that the head learns what survives a change
-      of view. Costs four passes of the backbone for each image.
+    - Encoding: the mean descriptor of four views of the image, see `TimmBackbone.describe`. They show a
+      frozen network objects at four `sizes` (the image, its middle .7 and .55, all `view_scale` times as large, and the
+      image as it is; two of them mirrored); a network that trains sees the image, its middle .7, and both `mirrored`.
+      In training half of the images show the mean, the others one view, so that the head learns
+      what survives a change of view. Costs four passes of the backbone for each image.
     - Start: PCA + ITQ of features whitened within classes (`hash_init=whitened`).
     - Classes are told by the cosine of the code with learnt class codes and a margin (`hash_classifier=cosine`), in the
       place of RAZH's linear and semantic classifiers. Codes of fewer than 32 bits (`contrast_below`) have no class
@@ -30,7 +34,7 @@ class RAZHViews(RAZH):
       Any of them is switched on by its weight. Where the network trains from nothing, the hash head also sees how near
       the nearest patch of the views comes to each attribute (`part_responses`).
 
-    Where a frozen trunk's last stages train, a batch shows one view a step, from cached patches of all views, and
+    Where a frozen trunk's last stages train, an image shows one view a step, from cached patches of all views, and
     `similarity` keeps that of the network as it was built.
     """
 
@@ -43,6 +47,7 @@ class RAZHViews(RAZH):
         straight_through: bool = True,
         attribute_share: float = 0.3,
         enough_classes: int = 26,
+        views: Literal["sizes", "mirrored"] | None = None,
         view_scale: float = 9 / 7,
         semantic_weight: float = 0.0,
         similarity_weight: float = 10.0,
@@ -60,7 +65,8 @@ class RAZHViews(RAZH):
     ) -> None:
         """Build the method; see `RAZH` for the arguments, of which these have other defaults.
 
-        Its own is `view_scale`: how much larger than an image its views are shown to a convolutional network.
+        Its own are `views` (None: `sizes` of frozen networks, else `mirrored`) and `view_scale`: how
+        much larger than an image its views are shown to a convolutional network.
 
         Raises:
             ValueError: a scale that is not above 0, or a weight for `mix_hash`, whose mixed images have no views.
@@ -92,6 +98,7 @@ class RAZHViews(RAZH):
             smoothness_weight=smoothness_weight,
             **kwargs,
         )
+        self.views: Views = NAMED[views or ("sizes" if self.backbone.freeze == "all" else "mirrored")]
         self.view_scale = view_scale
 
     kept_input = "descriptors"
@@ -127,16 +134,23 @@ class RAZHViews(RAZH):
     def shown(self, batch: Batch) -> Batch:
         """Return the batch with the patches of its views, see `TimmBackbone.embed_views`, if no descriptors are cached.
 
-        A network that trains sees one view of each image, the same for the whole batch.
+        A network that trains sees one view of each image; the same for the whole batch, if images are live or views
+        have several sizes.
         """
         patches = batch.get("view_patches")
         if patches is None:
             if "descriptors" in batch:
                 return batch
-            views = [_any_view()] if self.training else range(len(VIEWS))
-            return {**batch, "view_patches": self.backbone.embed_views(batch["image"], self.view_size, views)}
-        every = self.backbone.split_views(patches, self.view_size)
-        return {**batch, "view_patches": every[_any_view()]} if self.training and len(every) > 1 else batch
+            views = (_one_of(self.views),) if self.training else self.views
+            return {**batch, "view_patches": self.backbone.embed_views(batch["image"], views, self.view_size)}
+        every = self.backbone.split_views(patches, self.views, self.view_size)
+        if not self.training or len(every) == 1:
+            return batch
+        if len({view.shape for view in every}) > 1:
+            return {**batch, "view_patches": _one_of(every)}
+        drawn = torch.randint(len(every), (len(patches),)).to(patches.device)
+        rows = torch.arange(len(patches), device=patches.device)
+        return {**batch, "view_patches": torch.stack(every, dim=1)[rows, drawn]}
 
     default_responses = "patch"
 
@@ -145,7 +159,7 @@ class RAZHViews(RAZH):
         patches = self.shown(batch).get("view_patches")
         if patches is None:
             return super().part_response(batch)
-        each = self.backbone.split_views(patches.to(self.dtype), self.view_size)
+        each = self.backbone.split_views(patches.to(self.dtype), self.views, self.view_size)
         return torch.stack([self._response(view) for view in each]).mean(dim=0)
 
     def descriptors(self, batch: Batch) -> Tensor:
@@ -154,7 +168,7 @@ class RAZHViews(RAZH):
         patches = batch.get("view_patches")
         if patches is None:
             return batch["descriptors"].to(self.dtype)
-        return self.backbone.descriptors(patches.to(self.dtype), self.view_size)
+        return self.backbone.descriptors(patches.to(self.dtype), self.views, self.view_size)
 
     def described(self, batch: Batch) -> Tensor:
         """Return the mean descriptor (B, D); in training one view's for half of the images."""
@@ -173,5 +187,6 @@ class RAZHViews(RAZH):
         return feature if kept is None else kept.to(self.dtype).mean(dim=1)
 
 
-def _any_view() -> int:
-    return int(torch.randint(len(VIEWS), ()))
+def _one_of(things: Sequence[T]) -> T:
+    """Return one of some things, drawn at random."""
+    return things[int(torch.randint(len(things), ()))]
