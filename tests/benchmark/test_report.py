@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import shutil
@@ -100,12 +101,26 @@ def test_a_document_is_generated_with_notes_whose_figures_are_filled_in(out, tmp
     assert readme.read_text() == before
 
 
+def test_the_cells_behind_the_tables_can_be_kept(out, tmp_path):
+    rows = tmp_path / "rows"
+    assert main(["report", str(out), f"--write={tmp_path / 'results.md'}", f"--rows={rows}"]) == 0
+    with (rows / "smoke.csv").open(newline="") as file:
+        kept = list(csv.DictReader(file))
+    summary = Summary.of(out)
+    assert len(kept) == len(summary.rows)
+    for found, row in zip(kept, summary.rows, strict=True):
+        assert (found["label"], found["bits"], found["seed"]) == (row["label"], str(row["bits"]), str(row["seed"]))
+        assert float(found["test/unseen/map"]) == pytest.approx(row["test/unseen/map"], abs=1e-6)
+        assert found["config_hash"] == row["config_hash"]
+
+
 def test_what_a_report_cannot_do_is_one_line(out, tmp_path, capsys):
     notes = tmp_path / "notes.md"
     for words, arguments in (
         ("no plan.json in", [str(tmp_path / "none")]),
         ("lacks a place for the table", [str(out), f"--write={tmp_path / 'r.md'}", f"--readme={notes}"]),
         ("names nothing that was measured", [str(out), f"--write={tmp_path / 'r.md'}", f"--notes={notes}"]),
+        ("rows=kept needs write", [str(out), "--rows=kept"]),
         ("readme needs write", [str(out), f"--readme={notes}"]),
         ("nothing.md", [str(out), f"--write={tmp_path / 'r.md'}", "--notes=nothing.md"]),
     ):

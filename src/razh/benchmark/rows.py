@@ -11,12 +11,17 @@ from typing import Any
 from razh.benchmark.plan import Plan
 from razh.files import read_json, write_text
 
-__all__ = ["Row", "long_table", "write_csv"]
+__all__ = ["Row", "long_table", "write_csv", "write_record"]
 
 Row = dict[str, Any]
 FIRST = (
     "method", "label", "dataset", "protocol", "backbone", "bits", "seed", "status", "error", "config_hash", "options",
     "tuned_on", "folder", "cost/wall_seconds", "cost/attempts",
+)  # fmt: skip
+RECORD = (
+    "label", "protocol", "bits", "seed", "status", "test/unseen/map", "test/unseen/map_worst", "test/unseen/map_best",
+    "test/zsl/map", "test/seen/map", "test/harmonic/map", "split/fingerprint", "config_hash", "git/commit",
+    "environment/torch", "cost/wall_seconds",
 )  # fmt: skip
 
 
@@ -57,4 +62,15 @@ def write_csv(rows: list[Row], path: Path) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow({k: json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else v for k, v in row.items()})
+    write_text(path, text.getvalue())
+
+
+def write_record(rows: list[Row], path: Path) -> None:
+    """Write what the tables of a document rest on as CSV: a row a cell, the columns of `RECORD`, six digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(RECORD)
+    for row in rows:
+        values = (row.get(name, "") for name in RECORD)
+        writer.writerow([round(value, 6) if isinstance(value, float) else value for value in values])
     write_text(path, text.getvalue())

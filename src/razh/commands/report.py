@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
         OSError: a file cannot be written.
     """
     options = _parser().parse_args(argv)
+    if options.rows and not options.write:
+        raise ValueError(f"rows={options.rows} needs write: they are what the document's tables rest on")
     if options.readme and not options.write:
         raise ValueError("readme needs write; the table in it links to the document with all of them")
     folders = [Path(folder) for folder in options.out]
@@ -54,6 +56,7 @@ def main(argv: list[str]) -> int:
 def _write(folders: list[Path], options: argparse.Namespace) -> None:
     from razh.benchmark import report
     from razh.benchmark.kept import sections_of
+    from razh.benchmark.rows import write_record
     from razh.benchmark.summary import Summary
 
     target = Path(options.write)
@@ -68,6 +71,8 @@ def _write(folders: list[Path], options: argparse.Namespace) -> None:
         drawn = report.draw(summary, pictures)
         links = {name: Path(os.path.relpath(path, target.parent)).as_posix() for name, path in drawn.items()}
         kept[summary.name] = report.markdown_section(summary, links)
+        if options.rows:
+            write_record(summary.rows, Path(options.rows) / f"{summary.name}.csv")
     write_text(target, report.document(list(kept.values()), notes))
     log.info("written: %s, %d figures in %s", target, len(kept), pictures)
     if options.readme:
@@ -94,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         "--notes", metavar="FILE.md", help="words in front of the tables (FILE.notes.md if it is there)"
     )
     parser.add_argument("--figures", metavar="DIR", help="folder of the pictures (figures/ beside FILE.md)")
+    parser.add_argument(
+        "--rows", metavar="DIR", help="write the cells behind the tables there, NAME.csv, a line a cell"
+    )
     parser.add_argument(
         "--readme", metavar="README.md", help="put the headline table of the first OUT between its markers"
     )
