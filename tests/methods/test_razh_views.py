@@ -179,6 +179,11 @@ def test_mirrored_views_give_mirror_images_the_same_code(make_method, make_backb
         torch.testing.assert_close(method(images), method(images.flip(-1)), rtol=1e-3, atol=1e-3)
 
 
+def test_views_of_another_name_are_refused(make_method):
+    with pytest.raises(ValueError, match=r"views='both' must be one of sizes, mirrored"):
+        make_method(RAZHViews, views="both")
+
+
 def test_enlarged_views_may_be_larger_than_the_image():
     images = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
     images[..., 3:17, 3:17] = 100

@@ -17,11 +17,11 @@ T = TypeVar("T")
 class RAZHViews(RAZH):
     """RAZH, improved where the evidence said so (docs/experiments.md); **not the paper's method**.
 
-    - Encoding: the mean descriptor of four views of the image, see `TimmBackbone.describe`. They show a
-      frozen network objects at four `sizes` (the image, its middle .7 and .55, all `view_scale` times as large, and the
-      image as it is; two of them mirrored); a network that trains sees the image, its middle .7, and both `mirrored`.
-      In training half of the images show the mean, the others one view, so that the head learns
-      what survives a change of view. Costs four passes of the backbone for each image.
+    - Encoding: the mean descriptor of four views of the image, see `TimmBackbone.describe`. They show a frozen network
+      objects at four `sizes` (the image, its middle .7 and .55, all `view_scale` times as large, and it as it is;
+      two of them mirrored); a network that trains sees the image, its middle .7, and both `mirrored`. In training half
+      of the images show the mean, the others one view, so that the head learns what survives a change of view. Costs
+      four passes of the backbone for each image.
     - Start: PCA + ITQ of features whitened within classes (`hash_init=whitened`).
     - Classes are told by the cosine of the code with learnt class codes and a margin (`hash_classifier=cosine`), in the
       place of RAZH's linear and semantic classifiers. Codes of fewer than 32 bits (`contrast_below`) have no class
@@ -69,12 +69,15 @@ class RAZHViews(RAZH):
         much larger than an image its views are shown to a convolutional network.
 
         Raises:
-            ValueError: a scale that is not above 0, or a weight for `mix_hash`, whose mixed images have no views.
+            ValueError: views of no such name, a scale that is not above 0, or a weight for `mix_hash`, whose
+                mixed images have no views.
         """
         if mix_hash_weight:
             raise ValueError(
                 f"mix_hash_weight={mix_hash_weight} needs the feature that RAZH hashes; set it to 0, or METHOD=razh"
             )
+        if views is not None and views not in NAMED:
+            raise ValueError(f"views={views!r} must be one of {', '.join(NAMED)}; leave it out for the default")
         if not view_scale > 0:
             raise ValueError(f"view_scale={view_scale} must be above 0; 1 shows views as large as the image")
         super().__init__(
