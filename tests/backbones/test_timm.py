@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from razh.backbones.timm import TimmBackbone, load_weights, pool_grid
+from razh.backbones.views import MIRRORED
 from razh.devices import trains_batch_norm
 
 SIZE = 64
@@ -210,8 +211,8 @@ def test_features_do_not_depend_on_how_many_are_computed_at_a_time(name):
     whole = backbone.encode(patches)  # with gradients: all at once
     with torch.no_grad():
         torch.testing.assert_close(backbone.encode(patches), whole, rtol=1e-4, atol=1e-4)
-        views = torch.stack([patches, patches.flip(0)], dim=1)
-        described = backbone.descriptors(views)
+        views = torch.cat([patches, patches.flip(0)], dim=1)
+        described = backbone.descriptors(views, MIRRORED[:2], SIZE)
     assert described.shape == (19, 2, backbone.descriptor_dim)
     torch.testing.assert_close(described[:, 0], backbone.descriptor(patches), rtol=1e-4, atol=1e-4)
 
