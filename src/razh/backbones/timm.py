@@ -241,10 +241,14 @@ class TimmBackbone(nn.Module):
 
     def split_views(self, patches: Tensor, views: Views, size: int) -> list[Tensor]:
         """Return the patches (B, prefix + N_v, D) of each view, as `embed_views` made them of all views or of one."""
-        counts = [self._count_patches(view_side(view, self.image_size, size)) for view in views]
+        counts = self.count_patches(views, size)
         return [patches] if patches.shape[1] in counts else list(torch.split(patches, counts, dim=1))
 
-    def _count_patches(self, size: int) -> int:
+    def count_patches(self, views: Views, size: int) -> list[int]:
+        """Return the number prefix + N_v of patches of each view."""
+        return [self._patches_of(view_side(view, self.image_size, size)) for view in views]
+
+    def _patches_of(self, size: int) -> int:
         """Return the number prefix + N of patches of an image `size` pixels wide."""
         if size not in self._patch_counts:
             image, was_training = torch.zeros(1, 3, size, size, device=self.mean.device), self.training

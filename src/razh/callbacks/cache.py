@@ -296,8 +296,7 @@ def view_shape(name: str, backbone: TimmBackbone, shown: Views, size: int) -> tu
     """Return the shape of an image's row in an array of `OF_VIEWS`."""
     if name == "descriptors":
         return (len(shown), backbone.descriptor_dim)
-    images = torch.zeros(1, 3, backbone.image_size, backbone.image_size, dtype=torch.uint8, device=backbone.mean.device)
-    return tuple(backbone.embed_views(images, shown, size).shape[1:])
+    return (sum(backbone.count_patches(shown, size)), backbone.dim)
 
 
 def _chunks(images: Tensor, device: torch.device) -> Iterator[Tensor]:
