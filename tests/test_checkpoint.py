@@ -158,20 +158,30 @@ def test_schema_1_is_migrated(saved, make_batch):
     assert torch.equal(loaded.method(images), method(images))
 
 
-@pytest.mark.parametrize(("schema", "views"), [(1, MIRRORED), (2, MIRRORED), (3, SIZES)])
-def test_codes_of_older_checkpoints_keep_their_views(saved, make_batch, schema, views):
+@pytest.mark.parametrize(("schema", "views"), [(1, MIRRORED), (2, MIRRORED), (3, SIZES), (4, SIZES)])
+def test_codes_of_older_checkpoints_stay_as_they_were(saved, make_batch, schema, views):
     found = {"mirrored": MIRRORED, "sizes": SIZES}
     name = next(key for key, value in found.items() if value == views)
 
     def older(content):
         content["razh"]["schema"] = schema
-        content["razh"]["model"]["init_args"].pop("views")
+        for option in {1: ("views", "posteriors"), 2: ("views", "posteriors"), 3: ("posteriors",)}.get(schema, ()):
+            content["razh"]["model"]["init_args"].pop(option)
 
+    posteriors = "training" if schema == 4 else "none"
     method, path = saved(
-        older, kind=RAZHViews, name="test_efficientnet", split=3, weights=True, freeze="all", views=name
+        older,
+        kind=RAZHViews,
+        name="test_efficientnet",
+        split=3,
+        weights=True,
+        freeze="all",
+        views=name,
+        posteriors=posteriors,
     )
     loaded = checkpoint.load(path).method
     assert loaded.views == views
+    assert (loaded.posteriors is None) == (schema < 4)
     assert torch.equal(loaded(make_batch()["image"]), method(make_batch()["image"]))
 
 

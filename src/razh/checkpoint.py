@@ -17,7 +17,7 @@ from razh.method import HashingMethod
 from razh.run_folder import LAST
 
 log = logging.getLogger(__name__)
-SCHEMA = 3
+SCHEMA = 4
 NO_PROGRESS = {"images": 0, "train_seconds": 0.0, "fit_seconds": 0.0, "resumed": 0}
 FACTS = ("class_attributes", "attribute_vectors", "train_classes")
 
@@ -59,13 +59,23 @@ def _from_1(info: dict[str, Any]) -> dict[str, Any]:
 
 def _from_2(info: dict[str, Any]) -> dict[str, Any]:
     """Schema 2 knew but one set of views; codes that it made should stay comparable."""
+    return _with_option(info, "views", "mirrored")
+
+
+def _from_3(info: dict[str, Any]) -> dict[str, Any]:
+    """Schema 3 knew no posteriors of classes beside a descriptor."""
+    return _with_option(info, "posteriors", "none")
+
+
+def _with_option(info: dict[str, Any], name: str, value: str) -> dict[str, Any]:
+    """Return what was saved of `razh_views` with an option that it did not have then; of others as it was."""
     config = info.get("model")
     if not (isinstance(config, dict) and str(config.get("class_path")).endswith(".RAZHViews")):
         return info
-    return {**info, "model": {**config, "init_args": {"views": "mirrored", **config.get("init_args", {})}}}
+    return {**info, "model": {**config, "init_args": {name: value, **config.get("init_args", {})}}}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}
 
 
 def _migrated(info: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -162,10 +162,15 @@ class HashingMethod(L.LightningModule, ABC):
         """Initialise what depends on the training features: the hash head, unless it starts at random."""
         if self.hash_init != "random":
             labels = self.training_labels() if self.hash_init == "whitened" else None
-            self.head.initialise(self.training_features(), labels, rotate=self.hash_init != "pca")
+            features = self.training_features()
+            self.head.initialise(features, labels, rotate=self.hash_init != "pca", beside=self.beside(features))
             # Every device computed it; a last-digit difference must not live on in the weights.
             state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in self.head.state_dict().items()})
             self.head.load_state_dict(state)
+
+    def beside(self, features: Tensor) -> Tensor | None:
+        """Return what the hash head sees beside the features (n, D) and starts from, too: (n, E), or nothing."""
+        return None
 
     @torch.no_grad()
     def training_features(self) -> Tensor:

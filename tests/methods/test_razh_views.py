@@ -54,7 +54,8 @@ def test_few_classes_weigh_less_where_the_network_knows_something(make_method, m
         backbone = make_backbone(split=2, freeze="all")
         backbone.has_weights = knows
         torch.manual_seed(0)
-        method = make_method(RAZHViews, backbone, enough_classes=enough).eval()  # four training classes
+        arguments = {"enough_classes": enough, "posteriors": "none"}  # four training classes
+        method = make_method(RAZHViews, backbone, **arguments).eval()
         batch = batch or batch_of_descriptors(method)
         found[knows, enough] = method.losses(batch)
     whole, same, less = found.values()
@@ -231,6 +232,54 @@ def test_hash_term_is_the_cosine_classifier_on_signs(make_method, make_backbone)
     expected = F.cross_entropy(10 * (cosines - 0.2 * F.one_hot(position, 4)), position)
     torch.testing.assert_close(method.losses(batch)["hash"], expected)
     assert method.hash_classifier.bias is None
+
+
+def test_only_frozen_networks_that_know_something_have_posteriors_by_default(make_method, make_backbone):
+    found = {}
+    for freeze in ("all", "trunk", "none"):
+        for knows in (True, False):
+            backbone = make_backbone("test_efficientnet", split=3, freeze=freeze)
+            backbone.has_weights = knows
+            found[freeze, knows] = make_method(RAZHViews, backbone).posteriors is not None
+    assert [key for key, has in found.items() if has] == [("all", True)]
+
+
+def test_the_head_sees_the_posteriors_of_the_vector_that_it_is_shown(make_method, make_backbone):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), posteriors="training").train()
+    assert "posteriors" in dict(method.named_children())
+    batch, width = batch_of_descriptors(method, 64), method.feature_width
+    method.posteriors.directions.normal_()
+    seen = method.hash_input(batch)
+    assert seen.shape[1] == width + 4 == method.head.in_features
+    torch.testing.assert_close(seen[:, width:], method.posteriors(seen[:, :width]))
+
+
+@pytest.mark.parametrize("kind", ["training", "described"])
+def test_posteriors_are_fitted_before_the_head_starts(make_method, make_backbone, kind):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), posteriors=kind)
+    batch = batch_of_descriptors(method, 40)
+    method._trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(
+            initialisation_dataloader=lambda: [batch],
+            labels=batch["label"].numpy(),
+            split=SimpleNamespace(train=list(range(40))),
+        ),
+        strategy=SimpleNamespace(broadcast=lambda state: state),
+    )
+    method.start_from_features()
+    classes = len(method.class_attributes) if kind == "described" else 4
+    assert method.posteriors.directions.shape == (classes, method.feature_width)
+    assert method.posteriors.directions.abs().sum(dim=1).min() > 0
+    assert method.head.weight[:, method.feature_width :].abs().sum(dim=0).min() > 0
+    named = method.posteriors(batch["descriptors"].mean(dim=1))[:, :4].argmax(dim=1)
+    assert (named == torch.arange(40) % 4).float().mean() > 0.9
+    torch.stack(list(method.losses(batch).values())).sum().backward()
+    assert method.head.weight.grad[:, method.feature_width :].abs().sum() > 0
+
+
+def test_posteriors_of_another_kind_are_refused(make_method):
+    with pytest.raises(ValueError, match=r"posteriors='unseen' must be one of none, training, described"):
+        make_method(RAZHViews, posteriors="unseen")
 
 
 def test_a_network_that_trains_whole_keeps_nothing(make_method, make_backbone, caplog):

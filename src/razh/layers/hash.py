@@ -22,19 +22,32 @@ class HashHead(nn.Linear):
         super().__init__(dim, bits)
 
     @torch.no_grad()
-    def initialise(self, features: Tensor, labels: Tensor | None = None, rotate: bool = True, seed: int = 0) -> None:
+    def initialise(
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        rotate: bool = True,
+        seed: int = 0,
+        beside: Tensor | None = None,
+    ) -> None:
         """Start from PCA (and ITQ's rotation) of features (n, D), so that the first codes keep what they tell.
 
         With labels (n,) the features are whitened by what differs within a class first, see `within_class_whitening`.
-        Inputs of the layer beyond the D of the features weigh nothing at the start.
+        Inputs `beside` (n, E) follow the features, and keep their scale against features of mean length 1. Inputs of
+        the layer beyond the D + E weigh nothing at the start.
         """
         features = features.float().cpu()
         whitening = within_class_whitening(features, labels.cpu()) if labels is not None else None
         seen = features if whitening is None else features @ whitening
+        length = 1.0
+        if beside is not None:
+            length = float((seen - seen.mean(dim=0)).norm(dim=1).mean().clamp(min=1e-12))
+            seen = torch.cat([seen / length, beside.float().cpu()], dim=1)
         weight, bias = itq(seen, self.out_features, rotate=rotate, seed=seed)
+        own, rest = weight[:, : features.shape[1]] / length, weight[:, features.shape[1] :]
         if whitening is not None:
-            weight = weight @ whitening  # symmetric
-        self.weight.zero_()[:, : weight.shape[1]] = weight
+            own = own @ whitening  # symmetric
+        self.weight.zero_()[:, : weight.shape[1]] = torch.cat([own, rest], dim=1)
         self.bias.copy_(bias)
 
 

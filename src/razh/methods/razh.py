@@ -15,6 +15,7 @@ from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match
 from razh.layers.decoder import PatchDecoder, hide, pixel_targets
 from razh.layers.hash import HashHead, straight_through_sign
 from razh.layers.parts import SoftPartClustering
+from razh.layers.posteriors import ClassPosteriors
 from razh.losses import attributes as attribute_losses
 from razh.losses import hashing as hash_losses
 from razh.losses import parts as part_losses
@@ -22,6 +23,7 @@ from razh.method import Batch, HashingMethod
 
 log = logging.getLogger(__name__)
 
+POSTERIORS = ("none", "training", "described")
 LABEL_TERMS = ("hash", "semantic", "pairwise", "classification", "mix_hash")
 """Terms that tell the training classes apart."""
 
@@ -55,7 +57,8 @@ class RAZH(HashingMethod):
       (our addition);
     - hash head started from PCA + ITQ (our addition);
     - where the network trains from nothing, the hash head also sees how near the nearest part comes to each attribute
-      (`part_responses`; our addition: else parts would not reach the code at test).
+      (`part_responses`; our addition: else parts would not reach the code at test);
+    - the hash head can see which classes an image resembles (`posteriors`; our addition, off).
 
     At test there is no label, hence no replacement and no decoder: the code is the sign of the hash head.
 
@@ -108,6 +111,7 @@ class RAZH(HashingMethod):
         reconstruction_weight: float = 0.1,
         alignment_weight: float = 0.1,
         part_responses: Literal["none", "part", "patch"] | None = None,
+        posteriors: Literal["none", "training", "described"] = "none",
         orthogonality_weight: float = 0.1,
         presence_weight: float = 1.0,
         background_weight: float = 0.1,
@@ -170,6 +174,10 @@ class RAZH(HashingMethod):
             alignment_weight: parts towards own attributes, away from others.
             part_responses: the hash head sees, beside the feature, how near the nearest `part`, or `patch`, comes to
                 each attribute. None: `default_responses` where the network trains from nothing, else `none`.
+            posteriors: the hash head sees, beside the feature, which of the `training` classes the image resembles, see
+                `ClassPosteriors`; or of all classes that are `described` by attributes, those without training images,
+                the unseen ones among them, included. The second asks for attributes of the classes to be searched
+                (class-transductive zero-shot learning): do not compare it with methods that do without them.
             orthogonality_weight: different parts should look different.
             presence_weight: parts should have even shares of the batch, the background `background_share`.
             background_weight: patches at the rim of the image should be background.
@@ -180,7 +188,7 @@ class RAZH(HashingMethod):
 
         Raises:
             ValueError: a share out of [0, 1], a temperature that is not above 0, fewer than one image for the branches,
-                or a negative number of classes.
+                a negative number of classes, or posteriors of no such kind.
         """
         super().__init__(**kwargs)
         _check_shares(
@@ -239,8 +247,11 @@ class RAZH(HashingMethod):
         self.register_buffer("own", attribute_losses.own_attributes(strengths, own_threshold))
         self.feature_width = self.head.in_features
         self.register_buffer("feature_mean", torch.zeros(self.feature_width))
-        if self.responses != "none":
-            self.head = HashHead(self.feature_width + len(self.attribute_vectors), self.bits)
+        self.posteriors = self._posteriors(posteriors)
+        responses = len(self.attribute_vectors) if self.responses != "none" else 0
+        if self.posteriors is not None or responses:
+            beside = 0 if self.posteriors is None else self.posteriors.width
+            self.head = HashHead(self.feature_width + beside + responses, self.bits)
         self._build_classifiers(classifier, "contrast" if self.bits < contrast_below else hash_classifier)
         self._build_parts(
             SoftPartClustering(
@@ -266,6 +277,16 @@ class RAZH(HashingMethod):
     strengths: Tensor
     own: Tensor
     feature_mean: Tensor
+
+    def _posteriors(self, kind: str) -> ClassPosteriors | None:
+        if kind not in POSTERIORS:
+            raise ValueError(f"posteriors={kind!r} must be one of {', '.join(POSTERIORS)}")
+        classes, every = len(self.train_classes), len(self.class_attributes)
+        if kind == "training":
+            return ClassPosteriors(self.feature_width, classes)
+        if kind == "described":  # more classes to tell apart: sharper
+            return ClassPosteriors(self.feature_width, classes, every - classes, sharpness=20.0)
+        return None
 
     def _build_classifiers(self, kind: str, hash_kind: str) -> None:
         attributes, classes = self.prototypes.shape[1], len(self.train_classes)
@@ -306,15 +327,18 @@ class RAZH(HashingMethod):
         return self.backbone.freeze == "none" and not self.backbone.has_weights
 
     def hash_logits(self, batch: Batch) -> Tensor:
-        """Return hash logits (B, L): a linear map of the feature and of the parts' responses; no label is needed."""
+        """Return hash logits (B, L): a linear map of `hash_input`; no label is needed."""
         return self.head(self.hash_input(batch))  # type: ignore[no-any-return]
 
     def hash_input(self, batch: Batch) -> Tensor:
-        """Return what the hash head sees: the feature (B, D), or (B, D + M) with the responses of the parts."""
+        """Return what the hash head sees: the feature (B, D), then posteriors (B, P) and responses (B, M), if any."""
         if self.responses == "none":
-            return self.described(batch)
+            return self._with_posteriors(self.described(batch))
         batch = self.shown(batch)
-        return torch.cat([self.described(batch), self.part_response(batch)], dim=1)
+        return torch.cat([self._with_posteriors(self.described(batch)), self.part_response(batch)], dim=1)
+
+    def _with_posteriors(self, features: Tensor) -> Tensor:
+        return features if self.posteriors is None else torch.cat([features, self.posteriors(features)], dim=1)
 
     def described(self, batch: Batch) -> Tensor:
         """Return the description (B, D) of the whole image: the feature."""
@@ -491,7 +515,7 @@ class RAZH(HashingMethod):
         if self.uses("mix"):
             terms["mix"] = self._decode(tokens, weight, patches[:n, prefix:], batch)
         if self.uses("mix_hash"):
-            hashed = self.backbone.pool(tokens)
+            hashed = self._with_posteriors(self.backbone.pool(tokens))
             if self.responses != "none":  # those of the image as it was: what replaced a part should not respond
                 hashed = torch.cat([hashed, self._response(patches[:n])], dim=1)
             logits = self.head(hashed)
@@ -534,8 +558,19 @@ class RAZH(HashingMethod):
         """Return descriptions (n, D) of all training images; what parts respond means nothing before training."""
         return super().training_features()[:, : self.feature_width]
 
+    def beside(self, features: Tensor) -> Tensor | None:
+        """Return the posteriors (n, P) of features (n, D), if the hash head sees them."""
+        return None if self.posteriors is None else self.posteriors(features.to(self.device))
+
     def start_from_features(self) -> None:
-        """Initialise the hash head, and the mean that the similarity term centres features with."""
+        """Fit the posteriors, start the hash head, and take the mean that the similarity term centres features with."""
+        if self.posteriors is not None:
+            attributes = attribute_losses.centred_prototypes(self.class_attributes, self.train_classes)
+            targets = self.class_position.cpu()[self.training_labels()]
+            described = attributes[self.class_position < 0] if self.posteriors.described else None
+            self.posteriors.fit(self.training_features(), targets, attributes[self.train_classes], described)
+            state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in self.posteriors.state_dict().items()})
+            self.posteriors.load_state_dict(state)
         super().start_from_features()
         if hasattr(self, "clustering") and self.part_init == "kmeans" and self.hash_init != "random":
             self.clustering.initialise(self._some_patches(), self.backbone.grid)

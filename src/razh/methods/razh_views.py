@@ -22,6 +22,7 @@ class RAZHViews(RAZH):
       two of them mirrored); a network that trains sees the image, its middle .7, and both `mirrored`. In training half
       of the images show the mean, the others one view, so that the head learns what survives a change of view. Costs
       four passes of the backbone for each image.
+    - A frozen network's codes are made of the descriptor and of which training classes it resembles (`posteriors`).
     - Start: PCA + ITQ of features whitened within classes (`hash_init=whitened`).
     - Classes are told by the cosine of the code with learnt class codes and a margin (`hash_classifier=cosine`), in the
       place of RAZH's linear and semantic classifiers. Codes of fewer than 32 bits (`contrast_below`) have no class
@@ -49,6 +50,7 @@ class RAZHViews(RAZH):
         enough_classes: int = 26,
         views: Literal["sizes", "mirrored"] | None = None,
         view_scale: float = 9 / 7,
+        posteriors: Literal["none", "training", "described"] | None = None,
         semantic_weight: float = 0.0,
         similarity_weight: float = 10.0,
         classification_weight: float = 0.0,
@@ -66,7 +68,8 @@ class RAZHViews(RAZH):
         """Build the method; see `RAZH` for the arguments, of which these have other defaults.
 
         Its own are `views` (None: `sizes` of frozen networks, else `mirrored`) and `view_scale`: how
-        much larger than an image its views are shown to a convolutional network.
+        much larger than an image its views are shown to a convolutional network. `posteriors` are by default those of
+        the `training` classes, if a network with trained weights is frozen, else `none`.
 
         Raises:
             ValueError: views of no such name, a scale that is not above 0, or a weight for `mix_hash`, whose
@@ -80,8 +83,12 @@ class RAZHViews(RAZH):
             raise ValueError(f"views={views!r} must be one of {', '.join(NAMED)}; leave it out for the default")
         if not view_scale > 0:
             raise ValueError(f"view_scale={view_scale} must be above 0; 1 shows views as large as the image")
+        if posteriors is None:
+            backbone: TimmBackbone = kwargs["backbone"]
+            posteriors = "training" if backbone.freeze == "all" and backbone.has_weights else "none"
         super().__init__(
             hash_init=hash_init,
+            posteriors=posteriors,
             hash_classifier=hash_classifier,
             contrast_below=contrast_below,
             straight_through=straight_through,
