@@ -78,6 +78,8 @@ def test_narrowing_takes_rows_of_the_file_and_other_methods(write):
         ({"methods": ["ce", {"name": "ce"}]}, "methods names 'ce' twice"),
         ({"methods": [{"name": "a", "method": "ce", "options": {"lr": 1}}]}, "options of a names 'lr'.*with dots"),
         ({"methods": [{"nam": "a"}]}, "unknown key 'nam'"),
+        ({"methods": [{"name": "ce, slow", "method": "ce"}]}, "methods names 'ce, slow'; leave the comma out"),
+        ({"protocols": [{"name": "a,b"}]}, "protocols names 'a,b'; leave the comma out"),
         ({"bits": [0]}, "bits holds 0, but takes whole numbers from 1 on"),
         ({"bits": ["64"]}, "bits holds '64'"),
         ({"bits": [8, 8]}, "bits names 8 twice"),

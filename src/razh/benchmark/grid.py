@@ -223,7 +223,7 @@ def _method(entry: Any, where: str, others: Iterable[str]) -> Method:
     given = {"name": entry} if isinstance(entry, str) else _mapping(entry, f"an entry of {where}", METHOD_KEYS)
     if not given.get("name"):
         raise ValueError(f"an entry of {where} has no name: {entry!r}")
-    label = str(given["name"])
+    label = _name(given["name"], where)
     method = str(given.get("method") or label)
     try:
         recipe.config_file("method", method)
@@ -239,11 +239,19 @@ def _protocol(entry: Any) -> Protocol:
     given = {"name": entry} if isinstance(entry, str) else _mapping(entry, "an entry of protocols", PROTOCOL_KEYS)
     if not given.get("name"):
         raise ValueError(f"an entry of protocols has no name: {entry!r}")
-    options = _options(given.get("options"), f"options of protocol {given['name']}")
-    strange = [name for name in options if not name.startswith("data.")]
+    name = _name(given["name"], "protocols")
+    options = _options(given.get("options"), f"options of protocol {name}")
+    strange = [option for option in options if not option.startswith("data.")]
     if strange:
-        raise ValueError(f"protocol {given['name']}: option {strange[0]} is none of the data; give data.… options")
-    return Protocol(str(given["name"]), {"data.protocol": str(given["name"]), **options})
+        raise ValueError(f"protocol {name}: option {strange[0]} is none of the data; give data.… options")
+    return Protocol(name, {"data.protocol": name, **options})
+
+
+def _name(value: Any, where: str) -> str:
+    """Return a name that the command line can list with others."""
+    if "," in str(value):
+        raise ValueError(f"{where} names {str(value)!r}; leave the comma out, it stands between names of --{where}")
+    return str(value)
 
 
 def _tuning(entry: Any, bits: tuple[int, ...], seeds: tuple[int, ...], protocols: tuple[Protocol, ...]) -> Tuning:
