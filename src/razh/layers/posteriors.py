@@ -27,7 +27,7 @@ class ClassPosteriors(nn.Module):
         *,
         sharpness: float = 15.0,
         weight: float = 4.0,
-        lead: float = 0.2,
+        lead: float = 0.1,
         penalty: float = 1.0,
     ) -> None:
         """Build the layer; its outputs are those of no knowledge until `fit`.

@@ -285,7 +285,7 @@ class RAZH(HashingMethod):
         if kind == "training":
             return ClassPosteriors(self.feature_width, classes)
         if kind == "described":  # more classes to tell apart: sharper
-            return ClassPosteriors(self.feature_width, classes, every - classes, sharpness=20.0)
+            return ClassPosteriors(self.feature_width, classes, every - classes, sharpness=30.0)
         return None
 
     def _build_classifiers(self, kind: str, hash_kind: str) -> None:
