@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from razh.retrieval.plots import COLOURS, MARKERS
 __all__ = ["curves_figure", "dots_figure"]
 
 LINES = ("-", "--", ":", "-.")
+WIDE = 34  # characters of a name in a line; longer ones leave no room for the axes
 LEADERS = 10  # more lines than that cannot be told from each other
 
 
@@ -96,7 +98,7 @@ def dots_figure(
         axes.axvline(column.entries[str(reference)].mean, color=INK, linewidth=0.9, linestyle="--", label=reference)
     if chance is not None:
         axes.axvline(chance, color=WRONG, linewidth=1.4, label=f"random ranking ({chance:.3f})")
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_yticks(range(len(labels)), [textwrap.fill(label, WIDE) for label in labels], fontsize=8)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlabel(what, fontsize=9)
     axes.tick_params(axis="x", labelsize=8)
