@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from razh.backbones.timm import TimmBackbone
@@ -161,12 +161,17 @@ class HashingMethod(L.LightningModule, ABC):
     def start_from_features(self) -> None:
         """Initialise what depends on the training features: the hash head, unless it starts at random."""
         if self.hash_init != "random":
-            labels = self.training_labels() if self.hash_init == "whitened" else None
-            features = self.training_features()
-            self.head.initialise(features, labels, rotate=self.hash_init != "pca", beside=self.beside(features))
-            # Every device computed it; a last-digit difference must not live on in the weights.
-            state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in self.head.state_dict().items()})
-            self.head.load_state_dict(state)
+            self.start_head(self.training_features())
+
+    def start_head(self, features: Tensor) -> None:
+        """Initialise the hash head from training features (n, D), the same on every device."""
+        labels = self.training_labels() if self.hash_init == "whitened" else None
+        self.head.initialise(features, labels, rotate=self.hash_init != "pca", beside=self.beside(features))
+        self.synchronise(self.head)
+
+    def synchronise(self, module: nn.Module) -> None:
+        """Give every device the first one's state: all computed it, but last digits differ and must not live on."""
+        module.load_state_dict(self.trainer.strategy.broadcast({k: v.cpu() for k, v in module.state_dict().items()}))
 
     def beside(self, features: Tensor) -> Tensor | None:
         """Return what the hash head sees beside the features (n, D) and starts from, too: (n, E), or nothing."""

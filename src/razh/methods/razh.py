@@ -564,21 +564,22 @@ class RAZH(HashingMethod):
 
     def start_from_features(self) -> None:
         """Fit the posteriors, start the hash head, and take the mean that the similarity term centres features with."""
+        starts_head = self.hash_init != "random"
+        if starts_head or self.posteriors is not None or self.uses("similarity"):
+            features = self.training_features()  # once: without a cache that is a pass over all images
         if self.posteriors is not None:
             attributes = attribute_losses.centred_prototypes(self.class_attributes, self.train_classes)
             targets = self.class_position.cpu()[self.training_labels()]
             described = attributes[self.class_position < 0] if self.posteriors.described else None
-            self.posteriors.fit(self.training_features(), targets, attributes[self.train_classes], described)
-            state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in self.posteriors.state_dict().items()})
-            self.posteriors.load_state_dict(state)
-        super().start_from_features()
-        if hasattr(self, "clustering") and self.part_init == "kmeans" and self.hash_init != "random":
+            self.posteriors.fit(features, targets, attributes[self.train_classes], described)
+            self.synchronise(self.posteriors)
+        if starts_head:
+            self.start_head(features)
+        if hasattr(self, "clustering") and self.part_init == "kmeans" and starts_head:
             self.clustering.initialise(self._some_patches(), self.backbone.grid)
-            state = self.trainer.strategy.broadcast({k: v.cpu() for k, v in self.clustering.state_dict().items()})
-            self.clustering.load_state_dict(state)
+            self.synchronise(self.clustering)
         if self.uses("similarity"):
-            mean = self.training_features().mean(dim=0)
-            self.feature_mean.copy_(self.trainer.strategy.broadcast(mean))
+            self.feature_mean.copy_(self.trainer.strategy.broadcast(features.mean(dim=0)))
 
     @torch.no_grad()
     def _some_patches(self, images: int = 400) -> Tensor:
