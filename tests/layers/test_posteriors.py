@@ -30,7 +30,7 @@ def test_squares_are_a_distribution_that_names_the_class():
     assert (squares.argmax(dim=1) == targets).all()
 
 
-def test_scores_are_cosines_with_the_class_means_in_whitened_space():
+def test_scores_are_cosines_on_average_with_the_class_means_in_whitened_space():
     features, targets = images()
     layer = fitted(sharpness=7.0, weight=1.0)
     white = (features - features.mean(dim=0)) @ within_class_whitening(features, targets)

@@ -10,9 +10,10 @@ from razh.layers.hash import within_class_whitening
 class ClassPosteriors(nn.Module):
     """Describe an image by the classes that it resembles; no label is needed, and an unseen class resembles several.
 
-    Scores are cosines with the class means in the space that is whitened within classes (a linear discriminant, so
-    one linear map); the output is the square root of their softmax, so that dot products of two images are the
-    Bhattacharyya coefficient of their posteriors. Nothing here is trained by gradient: `fit` solves for it.
+    Scores are dot products with the directions of the class means, in the space that is whitened within classes and in
+    units of a training image's mean length: cosines on average, and one linear map (a linear discriminant). The output
+    is the square root of their softmax, so that dot products of two images are the Bhattacharyya coefficient of their
+    posteriors. Nothing here is trained by gradient: `fit` solves for it.
 
     Classes of which no image is known can be `described` by their attributes: their means are predicted from those of
     the training classes by ridge regression. Since images resemble classes that were fitted to images more, described
@@ -43,12 +44,15 @@ class ClassPosteriors(nn.Module):
         """
         super().__init__()
         self.classes, self.described = classes, described
-        self.sharpness, self.weight, self.lead, self.penalty = sharpness, weight, lead, penalty
+        self.sharpness, self.weight, self.penalty = sharpness, weight, penalty
         self.register_buffer("directions", torch.zeros(classes + described, dim))
         self.register_buffer("mean", torch.zeros(dim))
+        leads = torch.cat([torch.zeros(classes), torch.full((described,), lead)])
+        self.register_buffer("leads", leads, persistent=False)
 
     directions: Tensor
     mean: Tensor
+    leads: Tensor
 
     @property
     def width(self) -> int:
@@ -88,9 +92,7 @@ class ClassPosteriors(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return square roots (B, P) of the posteriors of features (B, D), `weight` times."""
-        scores = (features - self.mean) @ self.directions.T
-        if self.described:
-            scores = torch.cat([scores[..., : self.classes], scores[..., self.classes :] + self.lead], dim=-1)
+        scores = (features - self.mean) @ self.directions.T + self.leads
         logs: Tensor = (self.sharpness * scores).log_softmax(dim=-1)
         return self.weight * (0.5 * logs).exp()  # the square root alone has no gradient at 0
 
