@@ -54,7 +54,12 @@ PARTS = {  # docs/measures.md says what they are
     "AUC of attributes: parts": "attributes/auc",
     "feature": "attributes/auc_feature",
     "hash logits": "attributes/auc_hash",
+    "parts that name classes": "attributes/auc_naming",
     "codes": "attributes/auc_codes",
+    "unseen class named by such parts": "attributes/zero_shot_naming",
+    "by the feature": "attributes/zero_shot_feature",
+    "by the hash logits": "attributes/zero_shot_hash",
+    "chance": "attributes/zero_shot_chance",
 }
 PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 

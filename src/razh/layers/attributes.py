@@ -95,8 +95,8 @@ def sinkhorn(logits: Tensor, allowed: Tensor, steps: int) -> Tensor:
 class PartResponses(nn.Module):
     """Describe an image by how near its nearest part comes to each attribute; no label is needed.
 
-    Our addition: it lets parts reach the code, at test, too. RAZH (arXiv 2503.07037) matches parts with attributes in
-    training alone.
+    Our addition: it lets parts reach the code, or name classes, at test, too. RAZH (arXiv 2503.07037) matches parts
+    with attributes in training alone.
     """
 
     def __init__(self, matcher: AttributeMatcher, attributes: int) -> None:
@@ -110,17 +110,23 @@ class PartResponses(nn.Module):
         self.matcher = matcher
         self.norm = nn.LayerNorm(attributes)
 
-    def forward(self, parts: Tensor, attribute_vectors: Tensor, present: Tensor) -> Tensor:
+    def forward(self, parts: Tensor, attribute_vectors: Tensor, present: Tensor, *, at_random: bool = False) -> Tensor:
         """Return responses (B, M); an image's have mean 0 and deviation 1 before they are scaled and shifted.
 
         Args:
             parts: (B, K, D).
             attribute_vectors: (M, V).
             present: (B, K, bool), which parts the image shows; if none, all count.
+            at_random: of a part drawn for the image, in the place of each attribute's nearest: the control.
         """
         similarity = self.matcher.similarity(parts, attribute_vectors)
         present = present | ~present.any(dim=1, keepdim=True)
-        return self.norm(similarity.masked_fill(~present.unsqueeze(-1), -1.0).amax(dim=1))  # type: ignore[no-any-return]
+        if at_random:
+            drawn = torch.rand_like(similarity[..., 0]).masked_fill(~present, -1.0).argmax(dim=1)
+            chosen = similarity[torch.arange(len(drawn), device=drawn.device), drawn]
+        else:
+            chosen = similarity.masked_fill(~present.unsqueeze(-1), -1.0).amax(dim=1)
+        return self.norm(chosen)  # type: ignore[no-any-return]
 
 
 class AttributeReplacement(nn.Module):

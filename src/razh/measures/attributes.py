@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-__all__ = ["Accuracy", "AttributeAUC", "attribute_accuracy", "attribute_auc", "auc", "positive_classes"]
+__all__ = ["Accuracy", "AttributeAUC", "attribute_accuracy", "attribute_auc", "auc", "named", "positive_classes"]
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -131,3 +131,17 @@ def attribute_auc(
 def _class_area(rank_sums: Floats, sizes: Ids, positive: Bools) -> Floats:
     """Return the AUC (M,) from the classes' sums of ranks (C, M), their sizes (C,) and which are positive (C, M)."""
     return _area((rank_sums * positive).sum(axis=0), sizes @ positive, int(sizes.sum()))
+
+
+def named(scores: NDArray[np.floating], class_attributes: NDArray[np.floating], centre: NDArray[np.floating]) -> Ids:
+    """Return the row of the class (n,) whose attributes lie nearest to an image's scores by the cosine.
+
+    Args:
+        scores: (n, M), of images.
+        class_attributes: strengths (C, M) of the classes to choose among.
+        centre: (M,), taken off the strengths: what training classes have on average.
+    """
+    prototypes = class_attributes - centre
+    lengths = np.maximum(np.linalg.norm(prototypes, axis=1, keepdims=True), 1e-12)  # of scores it changes no order
+    nearest: Ids = (scores @ (prototypes / lengths).T).argmax(axis=1)
+    return nearest

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from razh.layers.regression import ridge
 from razh.losses.attributes import own_attributes
-from razh.measures.attributes import Accuracy, attribute_accuracy, attribute_auc
+from razh.measures.attributes import Accuracy, attribute_accuracy, attribute_auc, named
 from razh.measures.parts import (
     adjusted_rand_index,
     contingency,
@@ -159,7 +159,7 @@ def _observe(module: Any, data: Any, rows: Ids) -> _Found:
         moved = {name: value.to(module.device) for name, value in batch.items()}
         found.labels.append(batch["label"].numpy())
         for name, scores in _head_scores(module, moved).items():
-            found.scores.setdefault(name, []).append(scores)
+            found.scores.setdefault(f"auc_{name}", []).append(scores)
         if hasattr(module, "clustering"):
             _observe_parts(found, module, data, moved)
     return found
@@ -207,24 +207,26 @@ def _spatial(module: Any, batch: Batch) -> Tensor:
 
 
 def _heads(module: Any) -> tuple[str, ...]:
-    """Return the heads of RAZH that project to attribute space: of the hash logits (`auc_hash`), of the feature.
+    """Return what scores attributes in RAZH: heads of the hash logits and of the feature, and parts that name classes.
 
     Baselines have a layer named `semantic`, which takes something else than the logits and is not looked at.
     """
-    of_feature = getattr(module, "semantic", None) is True and hasattr(module, "classifier")
-    return (*(["auc_hash"] if hasattr(module, "hash_semantic") else []), *(["auc_feature"] if of_feature else []))
+    there = {
+        "hash": hasattr(module, "hash_semantic"),
+        "feature": getattr(module, "semantic", None) is True and hasattr(module, "classifier"),
+        "naming": hasattr(module, "namer"),
+    }
+    return tuple(name for name, is_there in there.items() if is_there)
 
 
 def _head_scores(module: Any, batch: Batch) -> dict[str, NDArray[np.float32]]:
     """Return attribute scores (B, M) of each head; of unit length, as their cosine with a class is what is trained."""
-    scores = {}
-    for name in _heads(module):
-        if name == "auc_hash":
-            projected = module.hash_semantic(module.hash_logits(batch))
-        else:
-            projected = module.classifier(module.feature(batch))
-        scores[name] = F.normalize(projected.float(), dim=-1).cpu().numpy()
-    return scores
+    compute = {
+        "hash": lambda: module.hash_semantic(module.hash_logits(batch)),
+        "feature": lambda: module.classifier(module.feature(batch)),
+        "naming": lambda: module.attribute_scores(batch),
+    }
+    return {name: F.normalize(compute[name]().float(), dim=-1).cpu().numpy() for name in _heads(module)}
 
 
 # ------------------------------------------------------------------------------------------------- what it is worth
@@ -269,7 +271,7 @@ def _of_attributes(found: _Found, data: Any, own: NDArray[np.bool_], *, seen: bo
                 metrics |= _accuracy("matched_exact_accuracy", matched)
                 metrics["matched_exact_accuracy_chance"] = float(among_own.mean())  # the match only takes own ones
     if not seen:
-        metrics |= _areas(found, labels, data)
+        metrics |= _areas(found, labels, data) | _zero_shot(found, labels, data)
     return metrics
 
 
@@ -298,6 +300,21 @@ def _areas(found: _Found, labels: Ids, data: Any) -> dict[str, float]:
         result = attribute_auc(np.concatenate(scores), labels, data.class_attributes.numpy())
         metrics |= {name: result.mean, f"{name}_chance_deviation": result.chance_deviation}
         metrics |= {"auc_chance": 0.5, "auc_attributes": result.attributes}
+    return metrics
+
+
+def _zero_shot(found: _Found, labels: Ids, data: Any) -> dict[str, float]:
+    """Return how often an image's class is, of those that occur, the one whose attributes are nearest to its scores."""
+    classes, position = np.unique(labels, return_inverse=True)
+    heads = {name.removeprefix("auc_"): scores for name, scores in found.scores.items() if name != "auc"}
+    if not heads or len(classes) < 2:
+        return {}
+    strengths = data.class_attributes.numpy()
+    centre = strengths[data.train_classes.numpy()].mean(axis=0)
+    metrics = {"zero_shot_chance": 1 / len(classes)}
+    for name, scores in heads.items():
+        chosen = named(np.concatenate(scores), strengths[classes], centre)
+        metrics[f"zero_shot_{name}"] = float((chosen == position).mean())
     return metrics
 
 

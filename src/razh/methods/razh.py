@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from razh.method import Batch, HashingMethod
 log = logging.getLogger(__name__)
 
 POSTERIORS = ("none", "training", "described")
-LABEL_TERMS = ("hash", "semantic", "pairwise", "classification", "mix_hash")
+LABEL_TERMS = ("hash", "semantic", "pairwise", "classification", "naming", "mix_hash")
 """Terms that tell the training classes apart."""
 
 
@@ -106,6 +107,7 @@ class RAZH(HashingMethod):
         quantization_weight: float = 0.0,
         balance_weight: float = 0.0,
         classification_weight: float = 0.1,
+        naming_weight: float = 0.0,
         mix_weight: float = 0.1,
         mix_hash_weight: float = 0.1,
         reconstruction_weight: float = 0.1,
@@ -168,6 +170,8 @@ class RAZH(HashingMethod):
             quantization_weight: pull of the logits towards ±1.
             balance_weight: every bit should split a batch in half.
             classification_weight: classification of the feature.
+            naming_weight: cross-entropy of naming the class by attributes alone, each counting as much as its nearest
+                part comes to it; a random part, unless `attribute_choice` is `nearest`.
             mix_weight: reconstruction in the mix branch.
             mix_hash_weight: cross-entropy of the hash logits of the mixed images.
             reconstruction_weight: reconstruction of hidden patches.
@@ -213,6 +217,7 @@ class RAZH(HashingMethod):
             self.responses = granularity
         self.replaced_share, self.ramp_epochs, self.hidden_share = replaced_share, ramp_epochs, hidden_share
         self.branch_images, self.scale, self.background_share = branch_images, scale, background_share
+        self.attribute_choice = attribute_choice
         if granularity == "patch":  # nothing is clustered, so nothing tells how good the clusters are
             orthogonality_weight = presence_weight = background_weight = 0.0
             entropy_weight = smoothness_weight = equivariance_weight = 0.0
@@ -224,6 +229,7 @@ class RAZH(HashingMethod):
             "quantization": quantization_weight,
             "balance": balance_weight,
             "classification": classification_weight,
+            "naming": naming_weight,
             "mix": mix_weight,
             "mix_hash": mix_hash_weight,
             "reconstruction": reconstruction_weight,
@@ -303,12 +309,14 @@ class RAZH(HashingMethod):
         backbone = self.backbone
         part_terms = ("orthogonality", "presence", "background", "entropy", "smoothness", "equivariance")
         self.uses_parts = self.uses("mix", "mix_hash", "alignment", *part_terms)
-        if (self.uses_parts and self.granularity == "part") or self.responses == "part":
+        if ((self.uses_parts or self.uses("naming")) and self.granularity == "part") or self.responses == "part":
             self.clustering = clustering
         if self.uses("mix", "mix_hash", "alignment"):
             self.matcher = matcher
         if self.responses != "none":
             self.responder = PartResponses(copy.deepcopy(matcher), len(self.attribute_vectors))
+        if self.uses("naming"):
+            self.namer = PartResponses(copy.deepcopy(matcher), len(self.attribute_vectors))
         if self.uses("mix", "mix_hash"):
             self.replacement = AttributeReplacement(backbone.dim, self.attribute_vectors.shape[1], threshold)
         if self.uses("reconstruction"):
@@ -350,12 +358,29 @@ class RAZH(HashingMethod):
 
     def part_response(self, batch: Batch) -> Tensor:
         """Return how near the nearest part of each image comes to each attribute (B, M), see `PartResponses`."""
-        return self._response(self.patches(batch))
+        return self.of_patches(batch, self._response)
+
+    def attribute_scores(self, batch: Batch) -> Tensor:
+        """Return how much of each attribute the parts of each image show (B, M), as `naming` learned it; no label."""
+        return self.of_patches(batch, self._attribute_scores)
+
+    def of_patches(self, batch: Batch, describe: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what `describe` makes of the patches (B, N, D) of each image."""
+        return describe(self.patches(batch))
 
     def _response(self, patches: Tensor) -> Tensor:
-        vectors, assignment = self._cluster(self._spatial_patches(patches), self.responses)
-        present = assignment[..., :-1].sum(dim=1) >= 0.5  # half a patch
+        vectors, present = self._shown_parts(patches, self.responses)
         return self.responder(vectors, self.attribute_vectors, present)  # type: ignore[no-any-return]
+
+    def _attribute_scores(self, patches: Tensor) -> Tensor:
+        vectors, present = self._shown_parts(patches, self.granularity)
+        at_random = self.training and self.attribute_choice != "nearest"
+        return self.namer(vectors, self.attribute_vectors, present, at_random=at_random)  # type: ignore[no-any-return]
+
+    def _shown_parts(self, patches: Tensor, granularity: str) -> tuple[Tensor, Tensor]:
+        """Return parts (B, K, D) and which of them an image shows (B, K)."""
+        vectors, assignment = self._cluster(self._spatial_patches(patches), granularity)
+        return vectors, assignment[..., :-1].sum(dim=1) >= 0.5  # half a patch
 
     default_responses: Literal["part", "patch"] = "part"
     """What responds to attributes where the network trains from nothing."""
@@ -366,7 +391,8 @@ class RAZH(HashingMethod):
     @property
     def part_inputs(self) -> tuple[str, ...]:
         """Return the arrays of a feature cache that the terms on patches need."""
-        return (*self.backbone.caches, "thumbnail") if self.sees_patches or self.responses != "none" else ()
+        seen = self.sees_patches or self.responses != "none" or self.uses("naming")
+        return (*self.backbone.caches, "thumbnail") if seen else ()
 
     @property
     def sees_patches(self) -> bool:
@@ -388,6 +414,9 @@ class RAZH(HashingMethod):
         if self.sees_patches:
             batch = {**batch, "patches": self.patches(batch)}
         terms = self._hash_terms(self.hash_input(batch), batch)
+        if self.uses("naming"):
+            scores = attribute_losses.semantic_logits(self.attribute_scores(batch), self.prototypes, self.scale)
+            terms["naming"] = F.cross_entropy(scores, self.targets(batch))
         if self.sees_patches:
             patches = self.patches(batch)
             if self.uses_parts:

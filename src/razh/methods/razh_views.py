@@ -1,6 +1,6 @@
 """RAZH-Views: RAZH's hash terms on descriptors of several views, started from features whitened within classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -164,13 +164,13 @@ class RAZHViews(RAZH):
 
     default_responses = "patch"
 
-    def part_response(self, batch: Batch) -> Tensor:
-        """Return responses (B, M), the mean over the views that are described; of the image, if it has none."""
+    def of_patches(self, batch: Batch, describe: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the mean of what `describe` makes of the patches of each view; of the image, if it has no views."""
         patches = self.shown(batch).get("view_patches")
         if patches is None:
-            return super().part_response(batch)
+            return super().of_patches(batch, describe)
         each = self.backbone.split_views(patches.to(self.dtype), self.views, self.view_size)
-        return torch.stack([self._response(view) for view in each]).mean(dim=0)
+        return torch.stack([describe(view) for view in each]).mean(dim=0)
 
     def descriptors(self, batch: Batch) -> Tensor:
         """Return descriptors (B, V, D) of the views of each image, see `TimmBackbone.describe` and `shown`."""
