@@ -56,10 +56,10 @@ PARTS = {  # docs/measures.md says what they are
     "hash logits": "attributes/auc_hash",
     "parts that name classes": "attributes/auc_naming",
     "codes": "attributes/auc_codes",
-    "unseen class named by such parts": "attributes/zero_shot_naming",
-    "by the feature": "attributes/zero_shot_feature",
-    "by the hash logits": "attributes/zero_shot_hash",
-    "chance": "attributes/zero_shot_chance",
+    "unseen class named by such parts": "attributes/zero_shot/naming",
+    "by the feature": "attributes/zero_shot/feature",
+    "by the hash logits": "attributes/zero_shot/hash",
+    "chance": "attributes/zero_shot/chance",
 }
 PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 

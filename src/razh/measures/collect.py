@@ -311,10 +311,10 @@ def _zero_shot(found: _Found, labels: Ids, data: Any) -> dict[str, float]:
         return {}
     strengths = data.class_attributes.numpy()
     centre = strengths[data.train_classes.numpy()].mean(axis=0)
-    metrics = {"zero_shot_chance": 1 / len(classes)}
+    metrics = {"zero_shot/chance": 1 / len(classes)}
     for name, scores in heads.items():
         chosen = named(np.concatenate(scores), strengths[classes], centre)
-        metrics[f"zero_shot_{name}"] = float((chosen == position).mean())
+        metrics[f"zero_shot/{name}"] = float((chosen == position).mean())
     return metrics
 
 
