@@ -220,6 +220,25 @@ def test_a_method_without_parts_but_with_attributes(data):
     assert not any(name.startswith("parts/") for name in metrics)
 
 
+def test_unseen_classes_are_named_by_their_attributes(data, monkeypatch):
+    method = build(data, naming_weight=1.0)
+    true = data.class_attributes - data.class_attributes[data.train_classes].mean(dim=0)
+    monkeypatch.setattr(method, "attribute_scores", lambda batch: 3 * true[batch["label"]])
+    metrics = measure_parts_and_attributes(method, data)
+    assert metrics["attributes/zero_shot/naming"] == 1
+    assert metrics["attributes/zero_shot/chance"] == pytest.approx(1 / 3)
+    assert 0 <= metrics["attributes/zero_shot/hash"] < 1
+    assert 0 <= metrics["attributes/zero_shot/feature"] < 1
+    monkeypatch.setattr(method, "attribute_scores", lambda batch: -true[batch["label"]])
+    assert measure_parts_and_attributes(method, data)["attributes/zero_shot/naming"] < 1 / 3
+    assert not any("zero_shot" in name for name in measure_parts_and_attributes(Oracle(data), data))  # it has no heads
+
+
+def test_a_single_unseen_class_needs_no_name():
+    one = SyntheticDataModule(seen_classes=5, unseen_classes=1, images_per_class=8, image_size=SIDE)
+    assert not any("zero_shot" in name for name in measure_parts_and_attributes(build(one, naming_weight=1.0), one))
+
+
 def test_a_layer_named_semantic_is_no_head(data):
     method = build(data, CE)
     method.semantic = nn.Linear(16, len(data.attribute_names))
@@ -375,14 +394,15 @@ def test_numbers_out_of_range_are_refused(arguments):
 
 def test_what_the_table_shows_is_measured(data):
     codes = coded(data, np.zeros((len(data.labels), 16), dtype=bool))
-    assert set(PARTS) <= (measure_parts_and_attributes(build(data), data) | measure_codes(codes, data)).keys()
+    measured = measure_parts_and_attributes(build(data, naming_weight=1.0), data)
+    assert set(PARTS) <= (measured | measure_codes(codes, data)).keys()
     assert all(shown(name) for name in PARTS)
 
 
 def test_a_run_writes_and_shows_them(tmp_path, capsys):
     small = ["--data.images_per_class=8", "--data.seen_classes=6", "--data.unseen_classes=3", "--trainer.max_epochs=1"]
     quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--figures.enabled=false"]
-    assert main(["train", *small, *quiet, "--bits=8", f"--run_dir={tmp_path / 'run'}"]) == 0
+    assert main(["train", *small, *quiet, "--bits=8", "--model.naming_weight=1", f"--run_dir={tmp_path / 'run'}"]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(PARTS) <= metrics.keys()
     assert "parts/iou" in capsys.readouterr().out

@@ -284,3 +284,14 @@ def test_responses_are_those_of_the_matcher(parts, vectors):
     layer = PartResponses(matcher(), M)
     expected = F.layer_norm(layer.matcher.similarity(parts, vectors).amax(dim=1), (M,))
     torch.testing.assert_close(layer(parts, vectors, torch.ones(B, K, dtype=torch.bool)), expected)
+
+
+def test_a_random_part_responds_for_all_attributes_of_an_image(vectors):
+    layer = PartResponses(Given(), 3)
+    similarity = torch.tensor([[[0.1, 0.2, 0.6], [0.4, 0.1, 0.3], [0.9, 0.7, 0.8]]]).expand(200, -1, -1)
+    present = torch.tensor([[True, True, False]]).expand(200, -1)
+    found = layer(similarity, vectors, present, at_random=True)
+    expected = F.layer_norm(similarity[0, :2], (3,))  # the third is not there
+    which = torch.cdist(found, expected).argmin(dim=1)
+    torch.testing.assert_close(found, expected[which])
+    assert 60 < which.sum() < 140

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from razh.measures.attributes import attribute_accuracy, attribute_auc, auc, positive_classes
+from razh.measures.attributes import attribute_accuracy, attribute_auc, auc, named, positive_classes
 
 
 @settings(max_examples=100, deadline=None)
@@ -91,3 +91,11 @@ def test_an_attribute_that_all_have_is_worth_nothing():
 def test_no_choice_is_an_error():
     with pytest.raises(ValueError, match="chosen is empty"):
         attribute_accuracy(np.zeros(0, dtype=np.int64), np.zeros((0, 3), dtype=bool))
+
+
+def test_the_nearest_class_is_named():
+    classes = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 4.0], [0.5, 0.5, 1.0]])
+    centre = np.array([0.5, 0.5, 1.0])  # the last class has nothing of its own
+    scores = np.array([[2.0, -1.0, 0.0], [-1.0, 1.0, 0.5], [0.0, 0.1, 0.2], [-9.0, -9.0, 9.0]])
+    assert named(scores, classes, centre).tolist() == [0, 1, 2, 2]
+    assert named(scores * 7, classes, centre).tolist() == [0, 1, 2, 2]

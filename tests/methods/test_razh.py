@@ -116,6 +116,7 @@ def test_term_of_weight_zero_is_absent_and_costs_no_module(make, make_batch, nam
         (("similarity",), set()),
         (("classification",), {"classifier"}),
         (("presence",), {"clustering"}),
+        (("naming",), {"clustering", "namer"}),
         (("alignment",), {"clustering", "matcher"}),
         (("mix",), {"clustering", "matcher", "replacement", "decoder"}),
         (("mix_hash",), {"clustering", "matcher", "replacement", "hash_classifier"}),
@@ -447,3 +448,39 @@ def test_patches_are_embedded_once_a_step(make, make_batch, monkeypatch, name):
     monkeypatch.setattr(method.backbone, "embed", lambda images: seen.append(1) or embed(images))
     method.losses(batch)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("granularity", ["part", "patch"])
+def test_a_class_is_named_by_what_its_nearest_parts_show(make, make_batch, granularity):
+    method, batch = make(naming_weight=2.0, granularity=granularity), make_batch()
+    patches = method.patches(batch)[:, method.backbone.prefix :]
+    vectors, present = patches, torch.ones(patches.shape[:2]).bool()
+    if granularity == "part":
+        vectors, assignment = method.clustering(patches)
+        present = assignment[..., :-1].sum(dim=1) >= 0.5
+    scores = method.attribute_scores({"image": batch["image"]})  # no label
+    torch.testing.assert_close(scores, method.namer(vectors, method.attribute_vectors, present))
+    cosine = F.normalize(scores, dim=1) @ F.normalize(method.prototypes, dim=1).T
+    expected = F.cross_entropy(method.scale * cosine, method.targets(batch))
+    torch.testing.assert_close(method.losses(batch)["naming"], 2 * expected)
+
+
+@pytest.mark.parametrize("choice", ["random", "other"])
+def test_the_control_names_by_random_parts_while_it_trains(make, make_batch, choice):
+    method, batch = make(naming_weight=1.0, attribute_choice=choice, granularity="patch"), make_batch()
+    first, second = method.attribute_scores(batch), method.attribute_scores(batch)
+    assert not torch.equal(first, second)
+    method.eval()
+    torch.testing.assert_close(method.attribute_scores(batch), method.attribute_scores(batch))
+
+
+def test_naming_alone_learns_the_classes(make, make_batch):
+    method, batch = make(**only("naming")), make_batch(16)
+    optimiser = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+    first = float(method.losses(batch)["naming"].detach())
+    for _ in range(30):
+        optimiser.zero_grad()
+        loss = method.losses(batch)["naming"]
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.5 * first

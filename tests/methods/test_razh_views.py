@@ -329,3 +329,25 @@ def test_all_terms_of_a_step_see_one_view(make_method, make_backbone, make_batch
     assert terms.keys() == {"hash", "similarity"}
     assert len(views) == 1
     assert len(views[0]) == 1
+
+
+def test_attributes_are_those_of_all_views(make_method, make_backbone, make_batch):
+    backbone = make_backbone("test_efficientnet", split=3)
+    method = make_method(RAZHViews, backbone, naming_weight=1.0, granularity="patch").eval()
+    images = make_batch()["image"]
+    with torch.no_grad():
+        patches = backbone.embed_views(images, method.views, method.view_size)
+        each = [
+            method._attribute_scores(view) for view in backbone.split_views(patches, method.views, method.view_size)
+        ]
+        scores = method.attribute_scores({"image": images})
+    torch.testing.assert_close(scores, torch.stack(each).mean(dim=0), rtol=1e-3, atol=1e-3)
+
+
+def test_of_a_frozen_network_the_image_names(make_method, make_backbone):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), naming_weight=1.0)
+    assert {"patches", "descriptors"} <= set(method.cached_inputs)
+    batch = batch_of_descriptors(method)
+    batch["patches"] = torch.randn(8, method.backbone.prefix + method.backbone.num_patches, method.backbone.dim)
+    torch.testing.assert_close(method.attribute_scores(batch), method._attribute_scores(batch["patches"]))
+    assert "naming" in method.losses(batch)

@@ -43,6 +43,13 @@ def test_value_chance_and_band_stand_in_one_row():
     assert shown.row_count == 5
 
 
+def test_a_group_without_map_has_one_chance():
+    shown = table({**FIGURES, "test/unseen/precision@50": 0.1, "a/zero_shot/hash": 0.4, "a/zero_shot/chance": 0.1}, "")
+    assert row(shown, "a/zero_shot/hash")[1:3] == ["0.4000", "0.1000"]
+    assert row(shown, "test/unseen/precision@50")[2] == ""  # chance of a group with map is that of map
+    assert shown.row_count == 7
+
+
 def test_results_of_one_split_share_a_table():
     results = {
         name: Evaluation({**FIGURES, "test/unseen/map": value}, {}, 64, "f") for name, value in (("a", 0.2), ("b", 0.3))

@@ -254,7 +254,7 @@ PARTS = (
     "parts/nmi", "parts/ari", "parts/iou", "parts/background_share", "parts/flip_consistency_foreground",
     "attributes/part_accuracy", "attributes/part_accuracy_shuffled", "attributes/exact_accuracy",
     "attributes/exact_accuracy_shuffled", "attributes/auc", "attributes/auc_hash", "attributes/auc_codes",
-    "attributes/zero_shot/naming", "attributes/zero_shot_hash",
+    "attributes/zero_shot/naming", "attributes/zero_shot/hash",
 )  # fmt: skip
 
 
