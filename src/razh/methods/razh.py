@@ -59,7 +59,8 @@ class RAZH(HashingMethod):
     - hash head started from PCA + ITQ (our addition);
     - where the network trains from nothing, the hash head also sees how near the nearest part comes to each attribute
       (`part_responses`; our addition: else parts would not reach the code at test);
-    - the hash head can see which classes an image resembles (`posteriors`; our addition, off).
+    - the hash head can see which classes an image resembles (`posteriors`; our addition, off);
+    - parts can learn to name the class by attributes (`naming`; our addition, off).
 
     At test there is no label, hence no replacement and no decoder: the code is the sign of the hash head.
 
