@@ -441,9 +441,10 @@ def test_a_start_from_features_gives_responses_no_weight(make_method, make_backb
     assert not method.head.weight[:, method.feature_width :].any()
 
 
+@pytest.mark.parametrize("weights", [{}, only("hash", "naming") | {"part_responses": "none"}], ids=["all", "naming"])
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
-def test_patches_are_embedded_once_a_step(make, make_batch, monkeypatch, name):
-    method, batch = make(name, 2), make_batch()
+def test_patches_are_embedded_once_a_step(make, make_batch, monkeypatch, name, weights):
+    method, batch = make(name, 2, **weights), make_batch()
     seen, embed = [], method.backbone.embed
     monkeypatch.setattr(method.backbone, "embed", lambda images: seen.append(1) or embed(images))
     method.losses(batch)

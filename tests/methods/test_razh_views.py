@@ -315,8 +315,9 @@ def test_of_a_frozen_network_the_image_responds(make_method, make_backbone):
     torch.testing.assert_close(method.hash_input(batch)[:, method.feature_width :], expected)
 
 
-def test_all_terms_of_a_step_see_one_view(make_method, make_backbone, make_batch, monkeypatch):
-    method = make_method(RAZHViews, make_backbone("test_efficientnet", split=3))
+@pytest.mark.parametrize("naming", [0.0, 1.0])
+def test_all_terms_of_a_step_see_one_view(make_method, make_backbone, make_batch, monkeypatch, naming):
+    method = make_method(RAZHViews, make_backbone("test_efficientnet", split=3), naming_weight=naming)
     assert method.responses == "patch"
     views, embed = [], method.backbone.embed_views
 
@@ -326,7 +327,7 @@ def test_all_terms_of_a_step_see_one_view(make_method, make_backbone, make_batch
 
     monkeypatch.setattr(method.backbone, "embed_views", counting)
     terms = method.losses(make_batch())
-    assert terms.keys() == {"hash", "similarity"}
+    assert terms.keys() == {"hash", "similarity"} | ({"naming"} if naming else set())
     assert len(views) == 1
     assert len(views[0]) == 1
 

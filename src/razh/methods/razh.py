@@ -414,6 +414,8 @@ class RAZH(HashingMethod):
         """Return every term that has a weight, by its name."""
         if self.sees_patches:
             batch = {**batch, "patches": self.patches(batch)}
+        elif self.uses("naming"):
+            batch = self.shown(batch)
         terms = self._hash_terms(self.hash_input(batch), batch)
         if self.uses("naming"):
             scores = attribute_losses.semantic_logits(self.attribute_scores(batch), self.prototypes, self.scale)
