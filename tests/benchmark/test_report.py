@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from razh.benchmark.curves import curves_figure
-from razh.benchmark.kept import figure_in, sections_of
-from razh.benchmark.report import begin, end, headline, replace_block
+from razh.benchmark.kept import contents, figure_in, folded, sections_of
+from razh.benchmark.report import begin, end, headline, markdown_section, replace_block
 from razh.benchmark.summary import Summary
 from razh.benchmark.tables import Column, Entry
 from razh.cli import main
@@ -121,6 +121,9 @@ def test_what_a_report_cannot_do_is_one_line(out, tmp_path, capsys):
         ("lacks a place for the table", [str(out), f"--write={tmp_path / 'r.md'}", f"--readme={notes}"]),
         ("names nothing that was measured", [str(out), f"--write={tmp_path / 'r.md'}", f"--notes={notes}"]),
         ("rows=kept needs write", [str(out), "--rows=kept"]),
+        ("no folder of a benchmark is named", []),
+        ("no folder of a benchmark is named", ["--keep"]),
+        ("no folder of a benchmark is named", ["--write=results.md"]),
         ("readme needs write", [str(out), f"--readme={notes}"]),
         ("nothing.md", [str(out), f"--write={tmp_path / 'r.md'}", "--notes=nothing.md"]),
     ):
@@ -173,6 +176,10 @@ def test_sections_of_other_benchmarks_are_kept_and_their_figures_read(out, tmp_p
     assert main(["report", str(out), f"--write={target}"]) == 0
     section = sections_of(target.read_text())["smoke"]
     other = section.replace("`razh benchmark smoke ", "`razh benchmark gone ")
+    assert section.count("<details>") == section.count("</details>") == 1
+    assert section.index("### Protocol `ps`") < section.index("<details>") < section.index("### Cost")
+    assert "<summary>All tasks; Parts and attributes; Cost</summary>" in section
+    assert folded(section) == section
     assert sections_of(f"# Results\n\n{begin}\n\n{other}\n\n{end}\n") == {"gone": other}
     target.write_text(f"# Results\n\n{begin}\n\n## Learnt\n\nold words\n\n{other}\n\n{section}\n\n{end}\n")
     names = ("razh|ps|16|test/unseen/map", "ce|ps|32|test/seen/map", "razh|ps|32|attributes/auc")
@@ -185,7 +192,38 @@ def test_sections_of_other_benchmarks_are_kept_and_their_figures_read(out, tmp_p
     equal = re.findall(r"^(\S+ ± \S+) = (\S+ ± \S+)$", text, re.MULTILINE)
     assert len(equal) == 3
     assert all(left == right for left, right in equal)
+    heading = section.partition("\n")[0].removeprefix("## ")
+    assert text.count(f"- [{heading}](#") == 2
+    notes.write_text("new words")
+    assert main(["report", f"--write={target}", "--keep"]) == 0
+    assert "new words" in target.read_text()
+    assert sections_of(target.read_text()) == {"gone": other, "smoke": section}
+    notes.write_text("{{gone|razh|ps|16|test/unseen/map}}")
     assert main(["report", str(out), f"--write={target}"]) == 1  # not kept: the notes name nothing that is there
+
+
+def test_measures_of_parts_have_a_mean_over_protocols(tmp_path, results, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.chdir(fake.ROOT)
+    monkeypatch.setenv("FAKE_RESULTS", str(results))
+    grid = ["--methods=razh", "--bits=32", "--seeds=0", "--protocols=ps,unseen-20%", "--jobs=2"]
+    assert run(["smoke", *grid, f"--out={out}"], "benchmark", "smoke", program=fake.PROGRAM) == 0
+    summary = Summary.of(out)
+    values = [row["parts/nmi"] for row in summary.rows]
+    assert len(values) == 2
+    section = markdown_section(summary, {})
+    mean, deviation = np.mean(values), np.std(values, ddof=1)
+    text = f"{mean:.3f} ± {deviation:.3f}".replace("0.", ".")
+    assert figure_in(section, "razh", "mean", 32, {"parts/nmi": "NMI"}, "parts/nmi") == text
+    assert figure_in(section, "razh", "ps", 32, {"parts/nmi": "NMI"}, "parts/nmi") == f"{values[0]:.3f}"[1:]
+
+
+def test_contents_link_to_the_anchors_of_headings():
+    linked = contents(["## RAZH, tuned: cub, lite0-frozen\n\nwords", "## Names of things_here (1)"])
+    assert linked.splitlines() == [
+        "- [RAZH, tuned: cub, lite0-frozen](#razh-tuned-cub-lite0-frozen)",
+        "- [Names of things_here (1)](#names-of-things_here-1)",
+    ]
 
 
 def test_figures_of_several_protocols_are_read_from_kept_tables():
@@ -204,6 +242,12 @@ def test_figures_of_several_protocols_are_read_from_kept_tables():
 | method | NMI | … shuffled |
 | --- | ---: | ---: |
 | some method | .3 ± .0 | .4 |
+
+### Parts and attributes at 64 bits, mean over protocols
+
+| method | NMI | … shuffled |
+| --- | ---: | ---: |
+| some method | .5 ± .1 | .6 |
 """
     names = {"test/unseen/map": "unseen", "test/seen/map": "seen", "parts/nmi": "NMI", "x": "… shuffled"}
 
@@ -215,6 +259,7 @@ def test_figures_of_several_protocols_are_read_from_kept_tables():
     assert read("mean", 16, names, "test/unseen/map") == ".1 ± .01"
     assert read("ps", 64, names, "parts/nmi") == ".3 ± .0"
     assert read("ps", 64, names, "x") == ".4"
+    assert read("mean", 64, names, "parts/nmi") == ".5 ± .1"
     assert read("mean", 64, names, "test/seen/map") is None  # an empty cell
     assert read("ps", 32, names, "parts/nmi") is None
     assert figure_in(section, "another", "mean", 64, names, "test/unseen/map") is None

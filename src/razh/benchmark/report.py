@@ -11,7 +11,7 @@ import numpy as np
 
 from razh.benchmark.cells import safe
 from razh.benchmark.curves import curves_figure, dots_figure
-from razh.benchmark.kept import begin, end, figure_in
+from razh.benchmark.kept import begin, contents, end, figure_in, folded
 from razh.benchmark.plan import NOTHING
 from razh.benchmark.runner import readable_time
 from razh.benchmark.summary import Summary
@@ -209,18 +209,25 @@ def _details(summary: Summary, sort: bool = False) -> tuple[list[str], list[list
     return ["method", *shown, "worst – best order of ties (unseen)"], rows
 
 
-def _parts(summary: Summary) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows of the measures of parts and attributes in the headline column, where there are any."""
-    protocol, bits = summary.headline
-    rows_of = [row for row in summary.rows if (row["protocol"], row["bits"]) == (protocol, bits)]
-    found = {name: columns(rows_of, metric)[protocol, bits] for name, metric in PARTS.items()}
-    shown = {name: column for name, column in found.items() if column.ranked}
-    nearest = columns(rows_of, "attributes/distinct_nearest")[protocol, bits]
+def _parts(summary: Summary, protocol: str) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of the measures of parts and attributes at the headline's length, where there are any.
+
+    The protocol `mean` is the mean over protocols.
+    """
+    bits = summary.headline[1]
+
+    def column_of(metric: str) -> Column:
+        measured = columns(summary.rows, metric)
+        found = over_protocols(measured).get(bits) if protocol == MEAN else measured.get((protocol, bits))
+        return found or Column(protocol, bits, {})
+
+    shown = {name: column for name, metric in PARTS.items() if (column := column_of(metric)).ranked}
+    nearest = column_of("attributes/distinct_nearest")
     rows = []
     for label in summary.labels:
         entries = [column.entries.get(label, Entry({}, 0)) for column in shown.values()]
         if any(entry.values for entry in entries):
-            different = nearest.entries[label]
+            different = nearest.entries.get(label, Entry({}, 0))
             count = f"{different.mean:.1f}" if different.values else "–"
             rows.append([label, *(spread(entry) for entry in entries), count])
     return ["method", *shown, "different attributes"], rows
@@ -303,13 +310,14 @@ def markdown_section(summary: Summary, pictures: Mapping[str, str], level: int =
     details = _details(summary)
     if details[1]:
         parts += [f"{head}# All tasks at {bits} bits, `{protocol}`", markdown(*details)]
-    measured = _parts(summary)
-    if measured[1]:
-        words = (
-            "Unseen queries; no label is used to find anything (docs/measures.md). What counts is how far a figure is "
-            "from its shuffled one."
-        )
-        parts += [f"{head}# Parts and attributes at {bits} bits, `{protocol}`", words, markdown(*measured)]
+    words = (
+        "Unseen queries; no label is used to find anything (docs/measures.md). What counts is how far a figure is from "
+        "its shuffled one."
+    )
+    for name in [MEAN, protocol] if len(summary.protocols) > 1 else [protocol]:
+        if (measured := _parts(summary, name))[1]:
+            where = "mean over protocols" if name == MEAN else f"`{name}`"
+            parts += [f"{head}# Parts and attributes at {bits} bits, {where}", words, markdown(*measured)]
     parts += [f"{head}# Cost", _machine(summary), markdown(*_cost(summary))]
     if summary.plan.trials:
         found = [cell.tuned_on for cell in summary.plan.cells.values() if cell.tuned_on not in ("", NOTHING)]
@@ -453,7 +461,7 @@ def tex(summary: Summary) -> str:
     details = _details(summary)
     if details[1]:
         tables.append(latex(*details, f"All tasks at {bits} bits: {settings['dataset']}, protocol {protocol}."))
-    if (measured := _parts(summary))[1]:
+    if (measured := _parts(summary, protocol))[1]:
         tables.append(latex(*measured, f"Parts and attributes: {settings['dataset']}, protocol {protocol}."))
     return "\n\n".join(tables) + "\n"
 
@@ -474,9 +482,11 @@ def terminal(summary: Summary) -> str:
 
 
 def document(sections: Sequence[str], notes: str, title: str = "Results") -> str:
-    """Return the whole document: the hand-written notes, then what was generated."""
+    """Return the whole document: what tables there are, the hand-written notes, then what was generated."""
     words = notes.strip()
-    return "\n\n".join([f"# {title}", begin, *([words] if words else []), *(s.strip() for s in sections), end]) + "\n"
+    tables = [f"Tables:\n\n{contents(sections)}"] if len(sections) > 1 else []
+    found = [folded(section.strip()) for section in sections]
+    return "\n\n".join([f"# {title}", begin, *tables, *([words] if words else []), *found, end]) + "\n"
 
 
 def fill(text: str, summaries: Iterable[Summary], where: str, kept: Mapping[str, str] | None = None) -> str:

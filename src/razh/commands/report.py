@@ -22,6 +22,7 @@ mean ± deviation.
 examples:
   razh report runs/benchmark/default-cub                          # tables and curves of the folder again
   razh report runs/benchmark/default-cub runs/ablate/ablation-cub --write=docs/results.md --readme=README.md
+  razh report --write=docs/results.md --keep                      # the notes have changed, nothing else
 """
 
 
@@ -36,7 +37,8 @@ def main(argv: list[str]) -> int:
 
     Raises:
         FileNotFoundError: a folder has no plan, or the notes or the README are missing.
-        ValueError: results do not go together, a placeholder names nothing, or the README has no markers.
+        ValueError: nothing to report on, results do not go together, a placeholder names nothing, or the README has
+            no markers.
         OSError: a file cannot be written.
     """
     options = _parser().parse_args(argv)
@@ -45,6 +47,8 @@ def main(argv: list[str]) -> int:
     if options.readme and not options.write:
         raise ValueError("readme needs write; the table in it links to the document with all of them")
     folders = [Path(folder) for folder in options.out]
+    if not folders and (options.readme or not (options.keep and options.write)):
+        raise ValueError("no folder of a benchmark is named; only --write with --keep, for new notes, does without")
     if not options.write:
         for folder in folders:
             write_tables(folder, options.by)
@@ -90,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("out", nargs="+", metavar="OUT", help="folder of a `razh benchmark` or `razh ablate`")
+    parser.add_argument("out", nargs="*", metavar="OUT", help="folder of a `razh benchmark` or `razh ablate`")
     parser.add_argument("--write", metavar="FILE.md", help="write one document of all of them there")
     parser.add_argument(
         "--keep", action="store_true", help="sections of other benchmarks that FILE.md has stay there, word by word"
