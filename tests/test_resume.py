@@ -357,3 +357,32 @@ def test_requeue_that_fails_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not preemption.requeue()
+
+
+def test_errors_of_workers_that_a_signal_ended_are_a_request_to_stop(monkeypatch):
+    def behind(error):
+        try:
+            try:
+                raise preemption.Stopped(signal.SIGTERM)
+            except preemption.Stopped:
+                raise error  # noqa: B904 - as torch does it
+        except RuntimeError as met:
+            return preemption.stop_behind(met)
+
+    assert behind(RuntimeError("anything")).code == 143
+    ended = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    assert preemption.stop_behind(ended).code == 143
+    assert preemption.stop_behind(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")) is None
+    assert preemption.stop_behind(RuntimeError("anything")) is None
+
+    def main_with(error):
+        def dispatch(arguments):
+            raise error
+
+        monkeypatch.setattr("razh.cli._dispatch", dispatch)
+        return main([])
+
+    with pytest.raises(preemption.Stopped):
+        main_with(ended)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        main_with(RuntimeError("a fault of ours"))

@@ -24,6 +24,7 @@ TRAINER_COMMANDS = {
 OTHER_COMMANDS = {
     "data": "download and unpack a data set",
     "encode": "images to a file of codes, with a trained checkpoint",
+    "search": "the nearest images in such a file",
     "evaluate": "the metrics of a file of codes, also of one made elsewhere",
     "compare": "two methods on the same queries: difference, interval, significance",
     "inspect": "what is in a checkpoint",
@@ -55,6 +56,8 @@ def main(arguments: list[str]) -> int:
         _say_error(_one_line(error))
         return 1
     except RuntimeError as error:
+        if not debug and (stop := preemption.stop_behind(error)) is not None:
+            raise stop from None
         if debug or not preemption.lost_peer(error):
             raise
         _say_error("another process of this run has died; its own message says why")

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -122,6 +123,19 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def stop_behind(error: BaseException) -> Stopped | None:
+    """Return the request to stop that an error comes from, if it does.
+
+    A signal to all processes of a job also ends the workers that load images, and each of them is an error of its own.
+    """
+    met: BaseException | None = error
+    while met is not None and not isinstance(met, Stopped):
+        met = met.__context__
+    if met is None and re.search(r"DataLoader worker .* killed by signal: Terminated", str(error)):
+        return Stopped(signal.SIGTERM)
+    return met
 
 
 def lost_peer(error: BaseException) -> bool:

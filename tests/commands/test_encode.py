@@ -1,54 +1,24 @@
 """`razh encode`: a folder of anything, and a file of codes that `razh evaluate` reads."""
 
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from datamodules.images import evaluation_view, read_image
-from razh import __version__
-from razh.backbones.timm import TimmBackbone
-from razh.checkpoint import SCHEMA
+from razh import checkpoint
 from razh.cli import main
-from razh.methods.ce import CE
+from razh.commands import encode as command
 from razh.retrieval.packing import unpack
 from tests import fake
-
-BITS, SIZE = 12, 32
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A checkpoint of CE on a tiny network, as a run writes it."""
-    torch.manual_seed(0)
-    backbone = {"name": "test_efficientnet", "split": 2, "image_size": SIZE}
-    facts = {
-        "class_attributes": torch.rand(4, 3),
-        "attribute_vectors": torch.rand(3, 2),
-        "train_classes": torch.tensor([0, 1, 2]),
-    }
-    method = CE(backbone=TimmBackbone(**backbone), **facts, bits=BITS).eval()
-    nested = {"class_path": "razh.backbones.timm.TimmBackbone", "init_args": backbone}
-    info = {
-        "schema": SCHEMA,
-        "version": __version__,
-        "model": {"class_path": "razh.methods.ce.CE", "init_args": {"bits": BITS, "backbone": nested}},
-        "dataset": "folder",
-        "image_size": SIZE,
-        "class_names": list("abcd"),
-        "attribute_names": list("xyz"),
-        "split_fingerprint": "0" * 64,
-    }
-    path = tmp_path_factory.mktemp("encode") / "best.ckpt"
-    torch.save({"state_dict": method.state_dict(), "razh": info}, path)
-    return path, method
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    for number in range(7):
-        fake.write_image(folder / ("cats" if number % 2 else "dogs/big") / f"{number}.png", seed=number)
-    return folder
+from tests.commands.conftest import BITS, SIZE
 
 
 def encode(folder, checkpoint, out, *more):
@@ -61,6 +31,7 @@ def test_codes_are_those_of_the_method_image_by_image(trained, photos, tmp_path)
     with np.load(tmp_path / "c.npz", allow_pickle=False) as file:
         codes = {name: file[name] for name in file.files}
     assert int(codes["bits"]) == BITS
+    assert str(codes["checkpoint"]) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert codes["codes"].shape == (7, 2)
     assert sorted(codes["paths"]) == list(codes["paths"])
     for name, code in zip(codes["paths"], unpack(codes["codes"], BITS), strict=True):
@@ -127,3 +98,130 @@ def test_nothing_readable_writes_nothing(trained, tmp_path, capsys):
     assert encode(tmp_path / "bad", trained[0], tmp_path / "c.npz") == 1
     assert "none of the 1 files is a readable image" in capsys.readouterr().err
     assert not (tmp_path / "c.npz").exists()
+
+
+class _Stops:
+    """A method that stops, as Ctrl-C does, at its third batch."""
+
+    def __init__(self, method):
+        self.method, self.batches = method, 0
+        self.backbone, self.bits, self.device = method.backbone, method.bits, method.device
+
+    def __call__(self, images):
+        self.batches += 1
+        if self.batches == 3:
+            raise KeyboardInterrupt
+        return self.method(images)
+
+
+def _counted(monkeypatch, wrap):
+    """Have `razh encode` use what `wrap` makes of the method; return the list of methods that it used."""
+    used = []
+    load = checkpoint.load
+
+    def loaded(path, device="cpu"):
+        found = load(path, device)
+        used.append(wrap(found.method))
+        return checkpoint.Loaded(used[-1], found.info)
+
+    monkeypatch.setattr(checkpoint, "load", loaded)
+    return used
+
+
+class _Counts(_Stops):
+    def __call__(self, images):
+        self.batches += len(images)
+        return self.method(images)
+
+
+def test_an_interrupted_command_goes_on_and_makes_the_same_file(trained, photos, tmp_path, monkeypatch, capsys):
+    (photos / "cats" / "0.jpg").write_text("no image at all")  # 8 files, the first one broken
+    assert encode(photos, trained[0], tmp_path / "whole.npz", "--batch-size", "2") == 3
+    with monkeypatch.context() as patch:
+        _counted(patch, _Stops)
+        assert encode(photos, trained[0], tmp_path / "c.npz", "--batch-size", "2") == 130
+    assert sorted(path.name for path in tmp_path.glob("*c.npz*")) == [".c.npz.unfinished"]
+    capsys.readouterr()
+    used = _counted(monkeypatch, _Counts)
+    assert encode(photos, trained[0], tmp_path / "c.npz", "--batch-size", "2") == 3
+    told = capsys.readouterr().err
+    assert "going on behind the first 4 of 8 images" in told
+    assert told.count("0.jpg") == 1
+    assert used[0].batches == 4
+    assert sorted(path.name for path in tmp_path.glob("*c.npz*")) == ["c.npz"]
+    with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "c.npz") as resumed:
+        assert whole.files == resumed.files
+        assert all(np.array_equal(whole[name], resumed[name]) for name in whole.files)
+
+
+@pytest.mark.parametrize("change", ["an image", "a new image", "the rest is damaged"])
+def test_what_is_done_counts_for_the_same_work_only(change, trained, photos, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        _counted(patch, _Stops)
+        assert encode(photos, trained[0], tmp_path / "c.npz", "--batch-size", "2") == 130
+    if change == "an image":
+        fake.write_image(photos / "cats" / "1.png", seed=99, width=50)
+    elif change == "a new image":
+        fake.write_image(photos / "cats" / "8.png", seed=8)
+    else:
+        (tmp_path / ".c.npz.unfinished").write_bytes(b"PK\x03\x04 cut short")
+    used = _counted(monkeypatch, _Counts)
+    assert encode(photos, trained[0], tmp_path / "c.npz") == 0
+    with np.load(tmp_path / "c.npz") as file:
+        assert used[0].batches == len(file["codes"]) == (8 if change == "a new image" else 7)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from razh.cli import main
+from razh.commands import encode
+from razh.method import HashingMethod
+
+encode.SAVE_SECONDS = float(sys.argv[1])
+call, done = HashingMethod.__call__, []
+
+def slow(self, images):
+    time.sleep(0.2)
+    done.append(len(images))
+    Path(sys.argv[2]).write_text(str(len(done)))
+    return call(self, images)
+
+HashingMethod.__call__ = slow
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stop", "status"), [(0, signal.SIGKILL, -signal.SIGKILL), (1e9, signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_process_that_is_ended_loses_little(seconds, stop, status, trained, photos, tmp_path):
+    for number in range(7, 60):
+        fake.write_image(photos / "cats" / f"{number}.png", seed=number)
+    out, batches = tmp_path / "c.npz", tmp_path / "batches"
+    options = ["--checkpoint", str(trained[0]), "--out", str(out), "--workers=2", "--batch-size=2"]
+    command_line = [sys.executable, "-c", SLOW, str(seconds), str(batches), "encode", str(photos), *options]
+    process = subprocess.Popen(command_line, stderr=subprocess.DEVNULL, start_new_session=True)
+    until = time.monotonic() + 120
+    while not (batches.exists() and int(batches.read_text() or 0) > 3) and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(process.pid, stop)  # the workers, too
+    assert process.wait(60) == status
+    files = command.find_images([photos])
+    found = np.zeros((60, 2), dtype=np.uint8)
+    key = command._key(command.digest_of(trained[0]), files)
+    done, broken = command.Unfinished(out, key).read(found)
+    assert 4 <= done < 60
+    assert not broken
+    assert encode(photos, trained[0], out) == 0
+    with np.load(out) as file:
+        assert np.array_equal(file["codes"][:done], found[:done])
+        assert len(file["codes"]) == 60
+
+
+def test_two_processes_do_not_write_one_file(trained, photos, tmp_path, capsys):
+    with command.FileLock(tmp_path / ".c.npz.lock"):
+        assert encode(photos, trained[0], tmp_path / "c.npz") == 1
+    assert "another process is writing" in capsys.readouterr().err
+    assert not Path(tmp_path / "c.npz").exists()

@@ -102,6 +102,16 @@ def test_right_and_wrong_have_their_frame_and_mark():
     assert len(figure.axes[0].images) == 2 * 4
 
 
+def test_where_classes_are_not_known_nothing_is_called_right_or_wrong():
+    neighbours = [Neighbour(picture(10), "0017", 3), Neighbour(picture(20), "0042", 4)]
+    figure = retrieval_figure([RetrievalRow(picture(0), "query", None, neighbours)], "the title")
+    assert not frames(figure, RIGHT)
+    assert not frames(figure, WRONG)
+    words = texts(figure)
+    assert {"3", "4", "0017", "0042", "number: Hamming distance"} <= set(words)
+    assert not [word for word in words if word in "✓✗" or word.startswith("AP") or "class" in word]
+
+
 def test_a_grid_without_rows_is_refused():
     with pytest.raises(ValueError, match="rows is empty"):
         retrieval_figure([])

@@ -13,7 +13,6 @@ from razh.benchmark.cells import safe
 from razh.benchmark.curves import curves_figure, dots_figure
 from razh.benchmark.kept import begin, contents, end, figure_in, folded
 from razh.benchmark.plan import NOTHING
-from razh.benchmark.runner import readable_time
 from razh.benchmark.summary import Summary
 from razh.benchmark.tables import (
     MEAN,
@@ -31,6 +30,7 @@ from razh.benchmark.tables import (
 from razh.benchmark.tuning import FOLDER as TUNING
 from razh.figures.canvas import save
 from razh.files import read_json, write_text
+from razh.progress import readable_time
 
 __all__ = ["begin", "document", "draw", "end", "fill", "headline", "markdown_section", "replace_block", "tex"]
 

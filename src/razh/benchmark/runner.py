@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from razh.benchmark import warm
 from razh.benchmark.cells import LOG, Job
+from razh.progress import readable_time
 
 __all__ = ["PROGRAM", "Outcome", "Runner", "claimed", "cores"]
 
@@ -262,13 +263,6 @@ def _signal(process: subprocess.Popen[bytes] | warm.Forked, signum: int, *, grou
             os.killpg(process.pid, signum)
         elif process.poll() is None:
             os.kill(process.pid, signum)
-
-
-def readable_time(seconds: float) -> str:
-    """Return a duration as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def cores() -> int:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from razh.backbones.timm import TimmBackbone
 from razh.backbones.views import Views, views_key
 from razh.distributed import world
+from razh.progress import track
 
 log = logging.getLogger(__name__)
 OF_VIEWS = ("descriptors", "view_patches")  # arrays that hold all views of an image, for methods that ask for them

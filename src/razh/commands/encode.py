@@ -1,36 +1,45 @@
 """`razh encode`: any images to a file of codes, with a trained checkpoint."""
 
 import argparse
+import hashlib
 import logging
 import os
+import time
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.images import evaluation_view, list_images_below, read_image
-from razh import checkpoint
+from razh import checkpoint, preemption
 from razh.layers.hash import binarize
 from razh.method import HashingMethod
+from razh.progress import track
 from razh.retrieval.packing import pack
 
-__all__ = ["main"]
+__all__ = ["Source", "Unfinished", "default_device", "digest_of", "encode", "find_images", "main"]
 
 log = logging.getLogger(__name__)
 SKIPPED = 3  # exit status: the codes are written, but some images were left out
+SAVE_SECONDS = 30.0  # of work are lost at most where the process is killed
 
 _EPILOG = """\
 The file of codes is an .npz with
   codes   (n, ceil(bits / 8)) uint8, bits in np.packbits order
   paths   (n,) relative to the folder that was given
   bits    code length
+  checkpoint   SHA-256 of the checkpoint's file: codes of two checkpoints do not compare
 and, where every image lies in a sub-folder, its name as a class: labels (n,) and class_names.
-`razh evaluate` ranks such a file: every image against all others.
+`razh search` looks images up in such a file, `razh evaluate` ranks it: every image against all others.
+
+A command that was killed goes on where it was when it is started again: what is done lies beside the file, in
+`.NAME.unfinished`, and counts as long as checkpoint and images are the same.
 
 exit status: 0 all images, 3 some were broken and are left out, 1 an error.
 
@@ -55,16 +64,30 @@ def main(argv: list[str]) -> int:
         OSError: the output cannot be written.
     """
     options = _parser().parse_args(argv)
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size={options.batch_size} must be at least 1")
     source = find_images([Path(p) for p in options.images])
-    loaded = checkpoint.load(options.checkpoint, device=options.device or _device())
-    codes, broken = encode(loaded.method, source, options.batch_size, options.workers)
-    if len(broken) == len(source.files):
-        raise ValueError(f"none of the {len(source.files)} files is a readable image; the first: {source.files[0]}")
-    kept = [i for i in range(len(source.files)) if i not in broken]
-    names = [source.names[i] for i in kept]
-    save(options.out, codes[kept], names, loaded.method.bits)
+    loaded = checkpoint.load(options.checkpoint, device=options.device or default_device())
+    digest = digest_of(options.checkpoint)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(options.out.with_name(f".{options.out.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is writing {options.out}; wait for it, or choose another --out") from None
+    try:
+        unfinished = Unfinished(options.out, _key(digest, source))
+        with preemption.Listener():
+            codes, broken = encode(loaded.method, source, options.batch_size, options.workers, unfinished)
+        if len(broken) == len(source.files):
+            unfinished.remove()
+            raise ValueError(f"none of the {len(source.files)} files is a readable image; the first: {source.files[0]}")
+        kept = [i for i in range(len(source.files)) if i not in broken]
+        save(options.out, codes[kept], [source.names[i] for i in kept], loaded.method.bits, digest)
+        unfinished.remove()
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
     out = Console(soft_wrap=True, highlight=False)
     out.print(f"{len(kept):,} codes of {loaded.method.bits} bits are in {options.out}", markup=False)
     if broken:
@@ -73,7 +96,26 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _device() -> str:
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _key(digest: str, source: Source) -> str:
+    """Return what tells this work from other work: the checkpoint, and name, size and time of every image."""
+    key = hashlib.sha256(digest.encode())
+    for file, name in zip(source.files, source.names, strict=True):
+        state = file.stat()
+        key.update(f"\n{name}\0{state.st_size}\0{state.st_mtime_ns}".encode(errors="surrogateescape"))
+    return key.hexdigest()
+
+
+def default_device() -> str:
+    """Return `cuda` where there is a GPU, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -87,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", help="a folder (searched with its sub-folders), or image files")
     parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint that `razh train` wrote")
     parser.add_argument("--out", type=Path, default=Path("codes.npz"), help="file to write (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, help="images at once (default: 64 on a GPU, else 16)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode images (default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     return parser
@@ -132,31 +174,102 @@ class _Files(Dataset[tuple[int, Tensor, str]]):
             return position, torch.zeros(3, self.size, self.size, dtype=torch.uint8), str(error) or type(error).__name__
 
 
-def encode(method: HashingMethod, source: Source, batch_size: int, workers: int) -> tuple[np.ndarray, dict[int, str]]:
-    """Return packed codes (n, ⌈L/8⌉) of all files, and why some could not be read, by position."""
+class Unfinished:
+    """What was encoded so far, beside the file that is being made: the first images in order, and why some are broken.
+
+    Args:
+        out: the file that is being made.
+        key: of the work; what was done under another one does not count.
+    """
+
+    def __init__(self, out: Path, key: str) -> None:
+        self.path = out.with_name(f".{out.name}.unfinished")
+        self.key = key
+        self.saved = time.monotonic()
+
+    def read(self, codes: np.ndarray) -> tuple[int, dict[int, str]]:
+        """Fill in the codes (n, ⌈L/8⌉) that are done; return how many, and what is broken among them."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+            if str(found["key"]) != self.key:
+                return 0, {}
+            done = len(found["codes"])
+            codes[:done] = found["codes"]
+            return done, dict(zip(found["broken"].tolist(), found["reasons"].tolist(), strict=True))
+        except FileNotFoundError:
+            return 0, {}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            log.warning("%s is damaged and does not count", self.path)
+            return 0, {}
+
+    def write(self, codes: np.ndarray, broken: dict[int, str], now: bool = False) -> None:
+        """Keep the codes (done, ⌈L/8⌉) that are done, every `SAVE_SECONDS` or now."""
+        if not now and time.monotonic() - self.saved < SAVE_SECONDS:
+            return
+        positions = np.array(list(broken), dtype=np.int64)
+        reasons = np.array(list(broken.values()), dtype=np.str_)
+        _write(self.path, {"key": np.array(self.key), "codes": codes, "broken": positions, "reasons": reasons})
+        self.saved = time.monotonic()
+
+    def remove(self) -> None:
+        """Forget what was done: the whole file is there."""
+        self.path.unlink(missing_ok=True)
+
+
+def encode(
+    method: HashingMethod, source: Source, batch_size: int | None, workers: int, unfinished: Unfinished | None = None
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Return packed codes (n, ⌈L/8⌉) of all files, and why some could not be read, by position.
+
+    Args:
+        method: with trained weights.
+        source: the files.
+        batch_size: images at once; None for the device's own.
+        workers: processes that decode images.
+        unfinished: keeps what is done, and knows what was.
+    """
     files = _Files(source.files, method.backbone.image_size)
-    loader = DataLoader(files, batch_size=batch_size, num_workers=min(workers, len(files)))
     codes = np.zeros((len(files), -(-method.bits // 8)), dtype=np.uint8)
-    broken: dict[int, str] = {}
-    with torch.inference_mode():
-        for position, images, reasons in track(loader, description="encoding", total=len(loader)):
-            codes[position.numpy()] = pack(binarize(method(images.to(method.device))).cpu().numpy())
-            for at, reason in zip(position.tolist(), reasons, strict=True):
-                if reason:
-                    broken[at] = reason
-                    log.warning("left out: %s", reason)
+    done, broken = unfinished.read(codes) if unfinished is not None else (0, {})
+    if done:
+        log.info("going on behind the first %d of %d images", done, len(files))
+    for reason in broken.values():
+        log.warning("left out: %s", reason)
+    rest = Subset(files, range(done, len(files)))
+    # Small batches on a CPU: memory for their activations is there already, that for larger ones comes anew each time.
+    batch_size = batch_size or (64 if method.device.type == "cuda" else 16)
+    loader = DataLoader(rest, batch_size=batch_size, num_workers=min(workers, len(rest)))
+    try:
+        with torch.inference_mode():
+            for position, images, reasons in track(loader, "encoding", len(loader)):
+                codes[position.numpy()] = pack(binarize(method(images.to(method.device))).cpu().numpy())
+                for at, reason in zip(position.tolist(), reasons, strict=True):
+                    if reason:
+                        broken[at] = reason
+                        log.warning("left out: %s", reason)
+                done = int(position[-1]) + 1
+                if unfinished is not None:
+                    unfinished.write(codes[:done], broken)
+    except BaseException:  # an interrupt, too
+        if unfinished is not None and done:
+            unfinished.write(codes[:done], {at: reason for at, reason in broken.items() if at < done}, now=True)
+        raise
     return codes, broken
 
 
-def save(path: Path, codes: np.ndarray, names: list[str], bits: int) -> None:
+def save(path: Path, codes: np.ndarray, names: list[str], bits: int, digest: str) -> None:
     """Write the file of codes; an interrupted write leaves nothing behind."""
-    arrays = {"codes": codes, "paths": np.array(names), "bits": np.array(bits)}
+    arrays = {"codes": codes, "paths": np.array(names), "bits": np.array(bits), "checkpoint": np.array(digest)}
     folders = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
     if all(folders):
         class_names, labels = np.unique(folders, return_inverse=True)
         arrays |= {"labels": labels.astype(np.int64), "class_names": class_names}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    _write(path, arrays)
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    part = path.with_name(f".{path.name.lstrip('.')}.part")
     try:
         with part.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -20,22 +20,25 @@ DASHES = (0, (2.2, 1.4))
 
 @dataclass(frozen=True, eq=False)
 class Neighbour:
-    """A retrieved image: pixels (S, S, 3) uint8, class name, Hamming distance, whether the class is the query's."""
+    """A retrieved image: pixels (S, S, 3) uint8, class name, Hamming distance, whether the class is the query's.
+
+    Where classes are not known, `right` is None, and the name is that of the image.
+    """
 
     image: NDArray[np.uint8]
     name: str
     distance: int
-    right: bool
+    right: bool | None = None
     seen: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class RetrievalRow:
-    """A query: pixels (S, S, 3) uint8, class name, average precision, and its neighbours, nearest first."""
+    """A query: pixels (S, S, 3) uint8, class name, average precision if known, and its neighbours, nearest first."""
 
     image: NDArray[np.uint8]
     name: str
-    ap: float
+    ap: float | None
     neighbours: Sequence[Neighbour]
 
 
@@ -54,11 +57,12 @@ def retrieval_figure(rows: Sequence[RetrievalRow], title: str = "") -> Figure:
     columns = max(len(row.neighbours) for row in rows)
     step = SIDE + GAP
     canvas = Canvas(LEFT + SIDE + 2 * GAP + columns * step + EDGE, TOP + len(rows) * (SIDE + BELOW))
-    _legend(canvas, title)
+    _legend(canvas, title, any(neighbour.right is not None for row in rows for neighbour in row.neighbours))
     for number, row in enumerate(rows):
         y = TOP + number * (SIDE + BELOW)
         canvas.text(EDGE, y, wrapped(readable(row.name), 16, 5), 6.5, weight="bold")
-        canvas.text(EDGE, y + SIDE - 14, f"AP {row.ap:.2f}", 7, color=MUTED)
+        if row.ap is not None:
+            canvas.text(EDGE, y + SIDE - 14, f"AP {row.ap:.2f}", 7, color=MUTED)
         canvas.image(LEFT, y, row.image, SIDE)
         canvas.frame(LEFT, y, SIDE, INK, 1.0)
         for place, neighbour in enumerate(row.neighbours):
@@ -67,9 +71,10 @@ def retrieval_figure(rows: Sequence[RetrievalRow], title: str = "") -> Figure:
 
 
 def _draw(canvas: Canvas, x: float, y: float, neighbour: Neighbour) -> None:
-    colour = RIGHT if neighbour.right else WRONG
+    colour = INK if neighbour.right is None else RIGHT if neighbour.right else WRONG
     canvas.image(x, y, neighbour.image, SIDE)
-    _mark(canvas, x, y, SIDE, neighbour.right)
+    if neighbour.right is not None:
+        _mark(canvas, x, y, SIDE, neighbour.right)
     canvas.text(x + SIDE / 2, y + SIDE + 6, str(neighbour.distance), 6.5, ha="center", color=colour, weight="bold")
     if not neighbour.right:
         style = "italic" if neighbour.seen else "normal"
@@ -85,11 +90,14 @@ def _mark(canvas: Canvas, x: float, y: float, side: float, right: bool) -> None:
     canvas.badge(x + side - 3, y + 3, "✓" if right else "✗", 6.5, box, color="white", weight="bold")
 
 
-def _legend(canvas: Canvas, title: str) -> None:
+def _legend(canvas: Canvas, title: str, classes: bool) -> None:
     canvas.text(EDGE, 14, title, 9, weight="bold")
     y = 46
     canvas.text(LEFT + SIDE / 2, y + 6, "query", 7, ha="center", color=MUTED)
     x = LEFT + SIDE + 3 * GAP
+    if not classes:
+        canvas.text(x, y + 6, "number: Hamming distance", 7, color=MUTED)
+        return
     for right, words in ((True, "same class"), (False, "other class")):
         _mark(canvas, x, y, 24, right)
         canvas.text(x + 40, y + 6, words, 7, color=MUTED)
