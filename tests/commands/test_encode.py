@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from datamodules.images import evaluation_view, read_image
-from razh import checkpoint
+from razh import checkpoint, encoding
 from razh.cli import main
-from razh.commands import encode as command
 from razh.retrieval.packing import unpack
 from tests import fake
 from tests.commands.conftest import BITS, SIZE
@@ -174,11 +174,11 @@ def test_what_is_done_counts_for_the_same_work_only(change, trained, photos, tmp
 SLOW = """
 import sys, time
 from pathlib import Path
+from razh import encoding
 from razh.cli import main
-from razh.commands import encode
 from razh.method import HashingMethod
 
-encode.SAVE_SECONDS = float(sys.argv[1])
+encoding.SAVE_SECONDS = float(sys.argv[1])
 call, done = HashingMethod.__call__, []
 
 def slow(self, images):
@@ -208,10 +208,10 @@ def test_a_process_that_is_ended_loses_little(seconds, stop, status, trained, ph
         time.sleep(0.05)
     os.killpg(process.pid, stop)  # the workers, too
     assert process.wait(60) == status
-    files = command.find_images([photos])
+    files = encoding.find_images([photos])
     found = np.zeros((60, 2), dtype=np.uint8)
-    key = command._key(command.digest_of(trained[0]), files)
-    done, broken = command.Unfinished(out, key).read(found)
+    key = encoding.work_key(encoding.digest_of(trained[0]), files)
+    done, broken = encoding.Unfinished(out, key).read(found)
     assert 4 <= done < 60
     assert not broken
     assert encode(photos, trained[0], out) == 0
@@ -221,7 +221,7 @@ def test_a_process_that_is_ended_loses_little(seconds, stop, status, trained, ph
 
 
 def test_two_processes_do_not_write_one_file(trained, photos, tmp_path, capsys):
-    with command.FileLock(tmp_path / ".c.npz.lock"):
+    with FileLock(tmp_path / ".c.npz.lock"):
         assert encode(photos, trained[0], tmp_path / "c.npz") == 1
     assert "another process is writing" in capsys.readouterr().err
     assert not Path(tmp_path / "c.npz").exists()

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from razh.cli import main
-from razh.commands.search import Gallery, find
 from razh.retrieval.packing import pack, unpack
+from razh.retrieval.search import Gallery, find
 from tests.commands.conftest import BITS
 
 NEAR = [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 0, 0], [1, 1, 1, 1]]
