@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.images import evaluation_view, list_images_below, read_image
+from razh.benchmark.runner import cores
 from razh.layers.hash import binarize
 from razh.method import HashingMethod
 from razh.progress import track
@@ -22,6 +23,7 @@ from razh.retrieval.packing import pack
 __all__ = ["Source", "Unfinished", "default_device", "digest_of", "encode", "find_images", "save", "work_key"]
 
 log = logging.getLogger(__name__)
+MOST_WORKERS = 8
 SAVE_SECONDS = 30.0  # of work are lost at most where the process is killed
 
 
@@ -138,7 +140,11 @@ class Unfinished:
 
 
 def encode(
-    method: HashingMethod, source: Source, batch_size: int | None, workers: int, unfinished: Unfinished | None = None
+    method: HashingMethod,
+    source: Source,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    unfinished: Unfinished | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Return packed codes (n, ⌈L/8⌉) of all files, and why some could not be read, by position.
 
@@ -146,7 +152,7 @@ def encode(
         method: with trained weights.
         source: the files.
         batch_size: images at once; None for the device's own.
-        workers: processes that decode images.
+        workers: processes that decode images; None for one a core, up to `MOST_WORKERS`.
         unfinished: keeps what is done, and knows what was.
     """
     files = _Files(source.files, method.backbone.image_size)
@@ -159,6 +165,7 @@ def encode(
     rest = Subset(files, range(done, len(files)))
     # Small batches on a CPU: memory for their activations is there already, that for larger ones comes anew each time.
     batch_size = batch_size or (64 if method.device.type == "cuda" else 16)
+    workers = min(cores(), MOST_WORKERS) if workers is None else workers
     loader = DataLoader(rest, batch_size=batch_size, num_workers=min(workers, len(rest)))
     try:
         with torch.inference_mode():

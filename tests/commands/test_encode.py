@@ -79,13 +79,14 @@ def test_encoded_classes_can_be_evaluated(trained, photos, tmp_path, capsys):
         (["{empty}", "--checkpoint", "{ckpt}"], "no images in"),
         (["{photos}", "--checkpoint", "nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
         (["{photos}", "--checkpoint", "{ckpt}", "--batch-size", "0"], "--batch-size=0 must be at least 1"),
+        (["{photos}", "--checkpoint", "{ckpt}", "--workers", "-1"], "--workers=-1 must be at least 0"),
     ],
 )
 def test_bad_input_is_one_line(arguments, told, trained, photos, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     names = {"ckpt": trained[0], "photos": photos, "empty": tmp_path / "empty"}
     out = tmp_path / "never.npz"
-    assert main(["encode", *(a.format(**names) for a in arguments), "--out", str(out), "--workers", "0"]) == 1
+    assert main(["encode", "--out", str(out), "--workers", "0", *(a.format(**names) for a in arguments)]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert told in errors[0]

@@ -43,6 +43,8 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     if options.batch_size is not None and options.batch_size < 1:
         raise ValueError(f"--batch-size={options.batch_size} must be at least 1")
+    if options.workers is not None and options.workers < 0:
+        raise ValueError(f"--workers={options.workers} must be at least 0; 0 decodes in the main process")
     source = find_images([Path(p) for p in options.images])
     loaded = checkpoint.load(options.checkpoint, device=options.device or default_device())
     digest = digest_of(options.checkpoint)
@@ -84,6 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint that `razh train` wrote")
     parser.add_argument("--out", type=Path, default=Path("codes.npz"), help="file to write (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, help="images at once (default: 64 on a GPU, else 16)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode images (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="processes that decode images (default: one a core, up to 8)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     return parser

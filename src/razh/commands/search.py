@@ -102,7 +102,7 @@ def _queries(
             raise ValueError(
                 f"{gallery.source} was made with another checkpoint than {options.checkpoint}; its codes do not compare"
             )
-        made, broken = encode(loaded.method, source, None, options.workers)
+        made, broken = encode(loaded.method, source, workers=options.workers)
         if len(broken) == len(source.files):
             raise ValueError(f"no query is a readable image; the first: {source.files[0]}")
         whole = [i for i in range(len(source.files)) if i not in broken]
@@ -176,6 +176,6 @@ def _parser() -> argparse.ArgumentParser:
         "--figure", type=Path, metavar="FILE.png", help=f"draw the first {FIGURE_ROWS} queries and their hits"
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="the folder that was encoded, for --figure")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode images (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="processes that decode images (default: one a core, up to 8)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     return parser
