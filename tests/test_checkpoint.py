@@ -158,17 +158,18 @@ def test_schema_1_is_migrated(saved, make_batch):
     assert torch.equal(loaded.method(images), method(images))
 
 
-@pytest.mark.parametrize(("schema", "views"), [(1, MIRRORED), (2, MIRRORED), (3, SIZES), (4, SIZES)])
+@pytest.mark.parametrize(("schema", "views"), [(1, MIRRORED), (2, MIRRORED), (3, SIZES), (4, SIZES), (5, SIZES)])
 def test_codes_of_older_checkpoints_stay_as_they_were(saved, make_batch, schema, views):
     found = {"mirrored": MIRRORED, "sizes": SIZES}
     name = next(key for key, value in found.items() if value == views)
 
     def older(content):
         content["razh"]["schema"] = schema
-        for option in {1: ("views", "posteriors"), 2: ("views", "posteriors"), 3: ("posteriors",)}.get(schema, ()):
+        came = {"views": 3, "posteriors": 4, "similarity_space": 5}  # with which schema
+        for option in (option for option, first in came.items() if schema < first):
             content["razh"]["model"]["init_args"].pop(option)
 
-    posteriors = "training" if schema == 4 else "none"
+    posteriors = "training" if schema >= 4 else "none"
     method, path = saved(
         older,
         kind=RAZHViews,
@@ -178,8 +179,10 @@ def test_codes_of_older_checkpoints_stay_as_they_were(saved, make_batch, schema,
         freeze="all",
         views=name,
         posteriors=posteriors,
+        similarity_space="whitened" if schema == 5 else "feature",
     )
     loaded = checkpoint.load(path).method
+    assert loaded.whitens == (schema == 5)
     assert loaded.views == views
     assert (loaded.posteriors is None) == (schema < 4)
     assert torch.equal(loaded(make_batch()["image"]), method(make_batch()["image"]))

@@ -17,7 +17,7 @@ from razh.method import HashingMethod
 from razh.run_folder import LAST
 
 log = logging.getLogger(__name__)
-SCHEMA = 4
+SCHEMA = 5
 NO_PROGRESS = {"images": 0, "train_seconds": 0.0, "fit_seconds": 0.0, "resumed": 0}
 FACTS = ("class_attributes", "attribute_vectors", "train_classes")
 
@@ -67,6 +67,11 @@ def _from_3(info: dict[str, Any]) -> dict[str, Any]:
     return _with_option(info, "posteriors", "none")
 
 
+def _from_4(info: dict[str, Any]) -> dict[str, Any]:
+    """Schema 4 knew but the similarity of descriptors as they are."""
+    return _with_option(info, "similarity_space", "feature")
+
+
 def _with_option(info: dict[str, Any], name: str, value: str) -> dict[str, Any]:
     """Return what was saved of `razh_views` with an option that it did not have then; of others as it was."""
     config = info.get("model")
@@ -75,7 +80,7 @@ def _with_option(info: dict[str, Any], name: str, value: str) -> dict[str, Any]:
     return {**info, "model": {**config, "init_args": {name: value, **config.get("init_args", {})}}}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4}
 
 
 def _migrated(info: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from razh.backbones.views import MIRRORED, SIZES, show, view_side, views_key
-from razh.losses.hashing import supervised_contrastive_loss
+from razh.layers.hash import within_class_whitening
+from razh.losses.hashing import similarity_loss, supervised_contrastive_loss
 from razh.methods.razh_views import RAZHViews
 
 
@@ -234,13 +235,26 @@ def test_hash_term_is_the_cosine_classifier_on_signs(make_method, make_backbone)
     assert method.hash_classifier.bias is None
 
 
-def test_only_frozen_networks_that_know_something_have_posteriors_by_default(make_method, make_backbone):
+def start(method, batch):
+    """Start a method from a batch, as from a whole training set."""
+    data = SimpleNamespace(
+        initialisation_dataloader=lambda: [batch],
+        labels=batch["label"].numpy(),
+        split=SimpleNamespace(train=list(range(len(batch["label"])))),
+    )
+    method._trainer = SimpleNamespace(datamodule=data, strategy=SimpleNamespace(broadcast=lambda state: state))
+    method.start_from_features()
+
+
+def test_only_frozen_networks_that_know_something_have_posteriors_and_whiten_by_default(make_method, make_backbone):
     found = {}
     for freeze in ("all", "trunk", "none"):
         for knows in (True, False):
             backbone = make_backbone("test_efficientnet", split=3, freeze=freeze)
             backbone.has_weights = knows
-            found[freeze, knows] = make_method(RAZHViews, backbone).posteriors is not None
+            method = make_method(RAZHViews, backbone)
+            found[freeze, knows] = method.posteriors is not None
+            assert method.whitens == found[freeze, knows]
     assert [key for key, has in found.items() if has] == [("all", True)]
 
 
@@ -258,15 +272,7 @@ def test_the_head_sees_the_posteriors_of_the_vector_that_it_is_shown(make_method
 def test_posteriors_are_fitted_before_the_head_starts(make_method, make_backbone, kind):
     method = make_method(RAZHViews, make_backbone(split=2, freeze="all"), posteriors=kind)
     batch = batch_of_descriptors(method, 40)
-    method._trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(
-            initialisation_dataloader=lambda: [batch],
-            labels=batch["label"].numpy(),
-            split=SimpleNamespace(train=list(range(40))),
-        ),
-        strategy=SimpleNamespace(broadcast=lambda state: state),
-    )
-    method.start_from_features()
+    start(method, batch)
     classes = len(method.class_attributes) if kind == "described" else 4
     assert method.posteriors.directions.shape == (classes, method.feature_width)
     assert method.posteriors.directions.abs().sum(dim=1).min() > 0
@@ -275,6 +281,31 @@ def test_posteriors_are_fitted_before_the_head_starts(make_method, make_backbone
     assert (named == torch.arange(40) % 4).float().mean() > 0.9
     torch.stack(list(method.losses(batch).values())).sum().backward()
     assert method.head.weight.grad[:, method.feature_width :].abs().sum() > 0
+
+
+@pytest.mark.parametrize("space", ["feature", "whitened"])
+def test_similarity_keeps_that_of_the_space_that_was_asked_for(make_method, make_backbone, space):
+    backbone = make_backbone(split=2, freeze="all")
+    backbone.has_weights = True
+    method = make_method(RAZHViews, backbone, bits=32, attribute_share=0.3, similarity_space=space)
+    batch = batch_of_descriptors(method, 40)
+    batch["descriptors"][..., 0] *= 30  # what the network has most of, and what no class has more of than others
+    start(method, batch)
+    method.eval()
+    features = batch["descriptors"].mean(dim=1)
+    kept = features - features.mean(dim=0)
+    if space == "whitened":
+        kept = kept @ within_class_whitening(features, batch["label"])
+        assert kept.std(dim=0).max() < 5 * kept.std(dim=0).median()
+    signs = method.hash_logits(batch).sign()
+    expected = similarity_loss(signs, kept, method.prototypes[method.targets(batch)], 0.3)
+    torch.testing.assert_close(method.losses(batch)["similarity"], 10 * expected)
+    assert ("feature_whitening" in method.state_dict()) == (space == "whitened")
+
+
+def test_a_space_of_another_name_is_refused(make_method):
+    with pytest.raises(ValueError, match=r"similarity_space='pca' must be one of feature, whitened"):
+        make_method(RAZHViews, similarity_space="pca")
 
 
 def test_posteriors_of_another_kind_are_refused(make_method):

@@ -14,7 +14,7 @@ from razh.backbones.timm import pool_grid
 from razh.distributed import gather_with_gradient, whole_batch
 from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match, PartResponses
 from razh.layers.decoder import PatchDecoder, hide, pixel_targets
-from razh.layers.hash import HashHead, straight_through_sign
+from razh.layers.hash import HashHead, straight_through_sign, within_class_whitening
 from razh.layers.parts import SoftPartClustering
 from razh.layers.posteriors import ClassPosteriors
 from razh.losses import attributes as attribute_losses
@@ -24,6 +24,7 @@ from razh.method import Batch, HashingMethod
 
 log = logging.getLogger(__name__)
 
+SPACES = ("feature", "whitened")
 POSTERIORS = ("none", "training", "described")
 LABEL_TERMS = ("hash", "semantic", "pairwise", "classification", "naming", "mix_hash")
 """Terms that tell the training classes apart."""
@@ -98,6 +99,7 @@ class RAZH(HashingMethod):
         contrast_below: int = 0,
         contrast_temperature: float = 0.3,
         straight_through: bool = False,
+        similarity_space: Literal["feature", "whitened"] = "feature",
         attribute_share: float = 0.0,
         untrained_attribute_share: float = 1.0,
         enough_classes: int = 0,
@@ -156,6 +158,8 @@ class RAZH(HashingMethod):
             contrast_below: codes of fewer bits have no such classifier: `hash` contrasts pairs of them (SupCon).
             contrast_temperature: t of that contrast.
             straight_through: the terms on the hash logits see their signs, and the gradient passes.
+            similarity_space: what `similarity` keeps is the cosine of centred features as they are, or of features
+                `whitened` by what differs within a class, see `within_class_whitening`.
             attribute_share: share of the classes' attribute similarity in what `similarity` keeps; the rest is the
                 feature's.
             untrained_attribute_share: the same where the network starts without trained weights, and its features know
@@ -193,7 +197,7 @@ class RAZH(HashingMethod):
 
         Raises:
             ValueError: a share out of [0, 1], a temperature that is not above 0, fewer than one image for the branches,
-                a negative number of classes, or posteriors of no such kind.
+                a negative number of classes, or posteriors or a space of no such kind.
         """
         super().__init__(**kwargs)
         _check_shares(
@@ -253,7 +257,7 @@ class RAZH(HashingMethod):
         self.register_buffer("strengths", strengths, persistent=False)
         self.register_buffer("own", attribute_losses.own_attributes(strengths, own_threshold))
         self.feature_width = self.head.in_features
-        self.register_buffer("feature_mean", torch.zeros(self.feature_width))
+        self._build_similarity(similarity_space)
         self.posteriors = self._posteriors(posteriors)
         responses = len(self.attribute_vectors) if self.responses != "none" else 0
         if self.posteriors is not None or responses:
@@ -284,6 +288,15 @@ class RAZH(HashingMethod):
     strengths: Tensor
     own: Tensor
     feature_mean: Tensor
+    feature_whitening: Tensor
+
+    def _build_similarity(self, space: str) -> None:
+        if space not in SPACES:
+            raise ValueError(f"similarity_space={space!r} must be one of {', '.join(SPACES)}")
+        self.whitens = space == "whitened" and self.uses("similarity")
+        self.register_buffer("feature_mean", torch.zeros(self.feature_width))
+        if self.whitens:
+            self.register_buffer("feature_whitening", torch.eye(self.feature_width))
 
     def _posteriors(self, kind: str) -> ClassPosteriors | None:
         if kind not in POSTERIORS:
@@ -443,8 +456,8 @@ class RAZH(HashingMethod):
             every, labels = whole_batch(logits, targets)
             terms["pairwise"] = hash_losses.pairwise_likelihood_loss(every, labels)
         if self.uses("similarity"):
-            centred = (self.kept_feature(feature, batch) - self.feature_mean).detach()
-            every, features, attributes = whole_batch(logits, centred, self.prototypes[targets])
+            kept = self._in_similarity_space(self.kept_feature(feature, batch))
+            every, features, attributes = whole_batch(logits, kept, self.prototypes[targets])
             terms["similarity"] = hash_losses.similarity_loss(every, features, attributes, self.attribute_share)
         if self.uses("quantization"):
             terms["quantization"] = hash_losses.quantization_loss(logits)
@@ -456,6 +469,10 @@ class RAZH(HashingMethod):
                 scores = attribute_losses.semantic_logits(scores, self.prototypes, self.scale)
             terms["classification"] = F.cross_entropy(scores, targets)
         return terms
+
+    def _in_similarity_space(self, features: Tensor) -> Tensor:
+        centred = (features - self.feature_mean).detach()
+        return centred @ self.feature_whitening if self.whitens else centred
 
     def _hash_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.hash_kind == "contrast":
@@ -612,6 +629,9 @@ class RAZH(HashingMethod):
             self.synchronise(self.clustering)
         if self.uses("similarity"):
             self.feature_mean.copy_(self.trainer.strategy.broadcast(features.mean(dim=0)))
+        if self.whitens:
+            whitening = within_class_whitening(features, self.training_labels())
+            self.feature_whitening.copy_(self.trainer.strategy.broadcast(whitening))
 
     @torch.no_grad()
     def _some_patches(self, images: int = 400) -> Tensor:

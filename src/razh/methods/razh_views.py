@@ -29,7 +29,9 @@ class RAZHViews(RAZH):
       codes: pairs of them are contrasted.
     - The terms see signs and pass the gradient on (`straight_through`).
     - `similarity` keeps a mixture of the mean descriptor's and the class attributes' similarity (`attribute_share`); of
-      a network without trained weights the attributes' alone, as RAZH does.
+      a network without trained weights the attributes' alone, as RAZH does. Descriptors of a frozen network are
+      whitened within classes before (`similarity_space`): what a network has most of need not be what tells classes
+      apart.
     - With fewer than 26 training classes (`enough_classes`) the classes weigh less against that.
     - The terms on parts and both branches have weight 0: on frozen backbones nothing that was measured came from them.
       Any of them is switched on by its weight. Where the network trains from nothing, the hash head also sees how near
@@ -46,6 +48,7 @@ class RAZHViews(RAZH):
         hash_classifier: Literal["linear", "cosine"] = "cosine",
         contrast_below: int = 32,
         straight_through: bool = True,
+        similarity_space: Literal["feature", "whitened"] | None = None,
         attribute_share: float = 0.3,
         enough_classes: int = 26,
         views: Literal["sizes", "mirrored"] | None = None,
@@ -68,8 +71,9 @@ class RAZHViews(RAZH):
         """Build the method; see `RAZH` for the arguments, of which these have other defaults.
 
         Its own are `views` (None: `sizes` of frozen networks, else `mirrored`) and `view_scale`: how
-        much larger than an image its views are shown to a convolutional network. `posteriors` are by default those of
-        the `training` classes, if a network with trained weights is frozen, else `none`.
+        much larger than an image its views are shown to a convolutional network. If a network with trained weights is
+        frozen, `posteriors` are by default those of the `training` classes and `similarity_space` is `whitened`, else
+        they are `none` and `feature`.
 
         Raises:
             ValueError: views of no such name, a scale that is not above 0, or a weight for `mix_hash`, whose
@@ -83,15 +87,17 @@ class RAZHViews(RAZH):
             raise ValueError(f"views={views!r} must be one of {', '.join(NAMED)}; leave it out for the default")
         if not view_scale > 0:
             raise ValueError(f"view_scale={view_scale} must be above 0; 1 shows views as large as the image")
-        if posteriors is None:
-            backbone: TimmBackbone = kwargs["backbone"]
-            posteriors = "training" if backbone.freeze == "all" and backbone.has_weights else "none"
+        backbone: TimmBackbone = kwargs["backbone"]
+        knows = backbone.freeze == "all" and backbone.has_weights
+        posteriors = posteriors or ("training" if knows else "none")
+        similarity_space = similarity_space or ("whitened" if knows else "feature")
         super().__init__(
             hash_init=hash_init,
             posteriors=posteriors,
             hash_classifier=hash_classifier,
             contrast_below=contrast_below,
             straight_through=straight_through,
+            similarity_space=similarity_space,
             attribute_share=attribute_share,
             enough_classes=enough_classes,
             semantic_weight=semantic_weight,
