@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import time
 import zipfile
 from pathlib import Path
@@ -14,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.images import evaluation_view, list_images_below, read_image
-from razh.benchmark.runner import cores
+from razh.files import write_arrays
 from razh.layers.hash import binarize
 from razh.method import HashingMethod
+from razh.processes import cores
 from razh.progress import track
 from razh.retrieval.packing import pack
 
@@ -131,7 +131,7 @@ class Unfinished:
             return
         positions = np.array(list(broken), dtype=np.int64)
         reasons = np.array(list(broken.values()), dtype=np.str_)
-        _write(self.path, {"key": np.array(self.key), "codes": codes, "broken": positions, "reasons": reasons})
+        write_arrays(self.path, {"key": np.array(self.key), "codes": codes, "broken": positions, "reasons": reasons})
         self.saved = time.monotonic()
 
     def remove(self) -> None:
@@ -192,14 +192,4 @@ def save(path: Path, codes: np.ndarray, names: list[str], bits: int, digest: str
     if all(folders):
         class_names, labels = np.unique(folders, return_inverse=True)
         arrays |= {"labels": labels.astype(np.int64), "class_names": class_names}
-    _write(path, arrays)
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    part = path.with_name(f".{path.name.lstrip('.')}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_arrays(path, arrays)

@@ -1,6 +1,5 @@
 """What a run ran on: versions, hardware, state of the repository, memory."""
 
-import os
 import platform
 import subprocess
 import sys
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from razh.processes import cores
 
 PACKAGES = ("razh", "torch", "torchvision", "lightning", "timm", "omegaconf", "jsonargparse", "wandb", "numpy")
 FAISS = ("faiss-gpu", "faiss-cpu")  # one of the two is installed
@@ -22,7 +23,7 @@ def facts() -> dict[str, Any]:
         "environment/python": platform.python_version(),
         "environment/system": platform.platform(),
         "environment/cpu": cpu_name(),
-        "environment/cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "environment/cores": cores(),
         "environment/threads": torch.get_num_threads(),
         "environment/gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "environment/cuda": torch.version.cuda if torch.cuda.is_available() else None,

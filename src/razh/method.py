@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from razh.backbones.timm import TimmBackbone
-from razh.layers.hash import HashHead, binarize
+from razh.layers.hash import HashHead, binarize, within_class_whitening
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -163,10 +163,16 @@ class HashingMethod(L.LightningModule, ABC):
         if self.hash_init != "random":
             self.start_head(self.training_features())
 
-    def start_head(self, features: Tensor) -> None:
-        """Initialise the hash head from training features (n, D), the same on every device."""
-        labels = self.training_labels() if self.hash_init == "whitened" else None
-        self.head.initialise(features, labels, rotate=self.hash_init != "pca", beside=self.beside(features))
+    def start_head(self, features: Tensor, whitening: Tensor | None = None) -> None:
+        """Initialise the hash head from training features (n, D), the same on every device.
+
+        Their whitening (D, D) is solved for if the start asks for it and it is not given.
+        """
+        if self.hash_init != "whitened":
+            whitening = None
+        elif whitening is None:
+            whitening = within_class_whitening(features, self.training_labels())
+        self.head.initialise(features, whitening, rotate=self.hash_init != "pca", beside=self.beside(features))
         self.synchronise(self.head)
 
     def synchronise(self, module: nn.Module) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from razh.files import replacing
+from razh.processes import alive, cores
 from razh.search_space import Parameter, SearchSpace, options
 from razh.sweeps import Search
 
@@ -129,7 +131,7 @@ class Tuner:
         folder = self.folder / "trials" / f"{trial.number:04d}"
         folder.parent.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "razh", "fit", "--trainer.enable_progress_bar=false", *words]
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        threads = max(1, cores() // self.workers)
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         for name in ("RAZH_RUN_DIR", "RAZH_RESUME", "WANDB_SWEEP_ID", "WANDB_RUN_ID"):
             environment.pop(name, None)  # a trial is a run of its own
@@ -172,19 +174,15 @@ class Tuner:
 
     def write_table(self, study: optuna.Study) -> None:
         """Write `trials.csv`: a row a trial."""
-        with self._lock:
-            path = self.folder / TABLE
-            part = path.with_name(f".{TABLE}.{os.getpid()}.part")
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["trial", "state", self.search.metric, "seconds", "reason", *self.search.space.names])
-                for trial in study.get_trials(deepcopy=False):
-                    about = trial.user_attrs
-                    params = [chosen(trial).get(name, "") for name in self.search.space.names]
-                    value = "" if trial.value is None else trial.value
-                    row = [trial.number, trial.state.name.lower(), value, about.get("seconds", ""), about.get("reason")]
-                    writer.writerow([*row, *params])
-            os.replace(part, path)
+        with self._lock, replacing(self.folder / TABLE) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["trial", "state", self.search.metric, "seconds", "reason", *self.search.space.names])
+            for trial in study.get_trials(deepcopy=False):
+                about = trial.user_attrs
+                params = [chosen(trial).get(name, "") for name in self.search.space.names]
+                value = "" if trial.value is None else trial.value
+                row = [trial.number, trial.state.name.lower(), value, about.get("seconds", ""), about.get("reason")]
+                writer.writerow([*row, *params])
 
 
 def suggest(trial: Trial, parameter: Parameter) -> Any:
@@ -238,17 +236,6 @@ def reason(path: Path, status: int) -> str:
     errors = [line for line in lines if line.startswith("error: ")]
     told = (errors or lines or [""])[-1].removeprefix("error: ")
     return f"{told} (status {status})" if told else f"status {status}"
-
-
-def alive(process: int) -> bool:
-    """Tell whether a process of this machine is there."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
 
 
 def command_line(trial: FrozenTrial) -> str:

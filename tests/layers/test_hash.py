@@ -179,8 +179,8 @@ def test_whitened_start_is_a_linear_map_of_the_feature_itself():
     generator = torch.Generator().manual_seed(0)
     features, labels = torch.randn(60, 6, generator=generator), torch.arange(60) % 5
     head = HashHead(6, 4)
-    head.initialise(features, labels)
     matrix = within_class_whitening(features, labels)
+    head.initialise(features, matrix)
     weight, bias = itq(features @ matrix, 4)
     torch.testing.assert_close(head(features), F.linear(features @ matrix, weight, bias), rtol=1e-4, atol=1e-4)
 

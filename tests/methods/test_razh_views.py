@@ -303,6 +303,24 @@ def test_similarity_keeps_that_of_the_space_that_was_asked_for(make_method, make
     assert ("feature_whitening" in method.state_dict()) == (space == "whitened")
 
 
+def test_features_are_whitened_once_for_all_that_starts_from_it(make_method, make_backbone, monkeypatch):
+    backbone = make_backbone(split=2, freeze="all")
+    backbone.has_weights = True
+    method = make_method(RAZHViews, backbone)
+    assert method.posteriors is not None
+    assert method.whitens
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return within_class_whitening(*arguments)
+
+    for module in ("razh.method", "razh.methods.razh", "razh.layers.posteriors"):
+        monkeypatch.setattr(f"{module}.within_class_whitening", counted)
+    start(method, batch_of_descriptors(method, 40))
+    assert len(calls) == 1
+
+
 def test_a_space_of_another_name_is_refused(make_method):
     with pytest.raises(ValueError, match=r"similarity_space='pca' must be one of feature, whitened"):
         make_method(RAZHViews, similarity_space="pca")

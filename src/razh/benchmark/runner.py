@@ -19,9 +19,10 @@ from filelock import FileLock, Timeout
 
 from razh.benchmark import warm
 from razh.benchmark.cells import LOG, Job
+from razh.processes import cores
 from razh.progress import readable_time
 
-__all__ = ["PROGRAM", "Outcome", "Runner", "claimed", "cores"]
+__all__ = ["PROGRAM", "Outcome", "Runner", "claimed"]
 
 log = logging.getLogger(__name__)
 
@@ -263,11 +264,6 @@ def _signal(process: subprocess.Popen[bytes] | warm.Forked, signum: int, *, grou
             os.killpg(process.pid, signum)
         elif process.poll() is None:
             os.kill(process.pid, signum)
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from razh.callbacks.measures import PartMeasures
 from razh.callbacks.retrieval import RetrievalEvaluation
 from razh.checkpoint import NO_PROGRESS, SCHEMA
 from razh.cli import plain
-from razh.files import write_text
+from razh.files import replacing, write_text
 from razh.retrieval.report import table
 from razh.run_folder import STATUS, busy
 
@@ -292,9 +292,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns or ["epoch", "step"])
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(part, path)

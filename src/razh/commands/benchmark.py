@@ -18,9 +18,10 @@ from razh.benchmark.cells import Job
 from razh.benchmark.grid import Cell, Grid, available, grid_file, read_grid
 from razh.benchmark.plan import NOTHING, Plan, tuned_words
 from razh.benchmark.rows import long_table, write_csv
-from razh.benchmark.runner import PROGRAM, Outcome, Runner, claimed, cores
+from razh.benchmark.runner import PROGRAM, Outcome, Runner, claimed
 from razh.benchmark.tuning import Tuned, choose, draw_trials
 from razh.files import read_json, write_text
+from razh.processes import cores
 
 __all__ = ["main", "run"]
 

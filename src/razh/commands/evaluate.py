@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from razh.files import write_text
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, evaluate
 from razh.retrieval.hamming import ROUTES, choose_route
@@ -142,11 +142,7 @@ def write_json(path: str, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, target)
+    write_text(Path(path), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """A page measured in pixels, for pictures in rows; and how figures are written."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
+
+from razh.files import replacing
 
 __all__ = ["DPI", "INK", "MUTED", "RIGHT", "WRONG", "Canvas", "resized", "save"]
 
@@ -81,14 +82,9 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         OSError: the file cannot be written; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)  # not the user's backend
     canvas.draw()  # type: ignore[no-untyped-call]
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
-    try:
+    with replacing(path) as part:
         picture.save(part, format="PNG", optimize=True, dpi=(DPI, DPI))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -25,19 +25,18 @@ class HashHead(nn.Linear):
     def initialise(
         self,
         features: Tensor,
-        labels: Tensor | None = None,
+        whitening: Tensor | None = None,
         rotate: bool = True,
         seed: int = 0,
         beside: Tensor | None = None,
     ) -> None:
         """Start from PCA (and ITQ's rotation) of features (n, D), so that the first codes keep what they tell.
 
-        With labels (n,) the features are whitened by what differs within a class first, see `within_class_whitening`.
-        Inputs `beside` (n, E) follow the features, and keep their scale against features of mean length 1. Inputs of
-        the layer beyond the D + E weigh nothing at the start.
+        With a symmetric matrix `whitening` (D, D) the features are whitened first, see `within_class_whitening`. Inputs
+        `beside` (n, E) follow the features, and keep their scale against features of mean length 1. Inputs of the layer
+        beyond the D + E weigh nothing at the start.
         """
         features = features.float().cpu()
-        whitening = within_class_whitening(features, labels.cpu()) if labels is not None else None
         seen = features if whitening is None else features @ whitening
         length = 1.0
         if beside is not None:
@@ -46,7 +45,7 @@ class HashHead(nn.Linear):
         weight, bias = itq(seen, self.out_features, rotate=rotate, seed=seed)
         own, rest = weight[:, : features.shape[1]] / length, weight[:, features.shape[1] :]
         if whitening is not None:
-            own = own @ whitening  # symmetric
+            own = own @ whitening
         self.weight.zero_()[:, : weight.shape[1]] = torch.cat([own, rest], dim=1)
         self.bias.copy_(bias)
 

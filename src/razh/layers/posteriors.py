@@ -61,7 +61,13 @@ class ClassPosteriors(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, features: Tensor, targets: Tensor, attributes: Tensor | None = None, described: Tensor | None = None
+        self,
+        features: Tensor,
+        targets: Tensor,
+        attributes: Tensor | None = None,
+        described: Tensor | None = None,
+        *,
+        whitening: Tensor | None = None,
     ) -> None:
         """Solve for the directions that tell the training classes apart.
 
@@ -70,6 +76,7 @@ class ClassPosteriors(nn.Module):
             targets: (n,), their classes, counted from 0.
             attributes: (classes, M) centred attributes of the classes with images, if any class is described.
             described: (described, M) centred attributes of those without.
+            whitening: (D, D), that of these features within classes, if it is known already.
 
         Raises:
             ValueError: a class has no image, so that its mean is unknown.
@@ -81,7 +88,8 @@ class ClassPosteriors(nn.Module):
                 f"{int((count == 0).sum())} of {self.classes} training classes have no image; set model.posteriors=none"
             )
         mean = features.mean(dim=0)
-        whitening = within_class_whitening(features, targets)
+        if whitening is None:
+            whitening = within_class_whitening(features, targets)
         white = (features - mean) @ whitening
         length = white.norm(dim=1).mean().clamp(min=1e-12)
         means = torch.zeros(self.classes, features.shape[1]).index_add_(0, targets, white) / count[:, None]

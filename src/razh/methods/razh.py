@@ -616,21 +616,23 @@ class RAZH(HashingMethod):
         starts_head = self.hash_init != "random"
         if starts_head or self.posteriors is not None or self.uses("similarity"):
             features = self.training_features()  # once: without a cache that is a pass over all images
+        whitening = None
+        if self.whitens or self.posteriors is not None or self.hash_init == "whitened":
+            whitening = within_class_whitening(features, self.training_labels())
         if self.posteriors is not None:
             attributes = attribute_losses.centred_prototypes(self.class_attributes, self.train_classes)
             targets = self.class_position.cpu()[self.training_labels()]
             described = attributes[self.class_position < 0] if self.posteriors.described else None
-            self.posteriors.fit(features, targets, attributes[self.train_classes], described)
+            self.posteriors.fit(features, targets, attributes[self.train_classes], described, whitening=whitening)
             self.synchronise(self.posteriors)
         if starts_head:
-            self.start_head(features)
+            self.start_head(features, whitening)
         if hasattr(self, "clustering") and self.part_init == "kmeans" and starts_head:
             self.clustering.initialise(self._some_patches(), self.backbone.grid)
             self.synchronise(self.clustering)
         if self.uses("similarity"):
             self.feature_mean.copy_(self.trainer.strategy.broadcast(features.mean(dim=0)))
-        if self.whitens:
-            whitening = within_class_whitening(features, self.training_labels())
+        if self.whitens and whitening is not None:
             self.feature_whitening.copy_(self.trainer.strategy.broadcast(whitening))
 
     @torch.no_grad()
