@@ -49,6 +49,15 @@ def test_a_protocol_without_options_is_the_data_sets_own(write):
     assert read_grid(write(), dataset="cifar10").protocols[0].name == "cifar-8-2"
 
 
+def test_draws_are_protocols_of_their_own(write):
+    first, *drawn = read_grid(write(protocols=["ps", {"draws": "unseen-20%", "seeds": [4, 1]}])).protocols
+    assert first.options == {"data.protocol": "ps"}
+    assert [protocol.name for protocol in drawn] == ["unseen-20% draw 4", "unseen-20% draw 1"]
+    assert [protocol.options for protocol in drawn] == [
+        {"data.protocol": "unseen-20%", "data.split_seed": seed} for seed in (4, 1)
+    ]
+
+
 def test_the_backbone_of_the_file_belongs_to_its_data_set(write):
     path = write(dataset="cub", backbone="lite0-frozen")
     assert read_grid(path).backbone == "lite0-frozen"
@@ -80,6 +89,8 @@ def test_narrowing_takes_rows_of_the_file_and_other_methods(write):
         ({"methods": [{"nam": "a"}]}, "unknown key 'nam'"),
         ({"methods": [{"name": "ce, slow", "method": "ce"}]}, "methods names 'ce, slow'; leave the comma out"),
         ({"protocols": [{"name": "a,b"}]}, "protocols names 'a,b'; leave the comma out"),
+        ({"protocols": [{"draws": "unseen-20%"}]}, "seeds is None, but must be a list"),
+        ({"protocols": [{"draws": "unseen-20%", "seeds": ["x"]}]}, "draws of unseen-20%: seeds holds 'x'"),
         ({"bits": [0]}, "bits holds 0, but takes whole numbers from 1 on"),
         ({"bits": ["64"]}, "bits holds '64'"),
         ({"bits": [8, 8]}, "bits names 8 twice"),

@@ -20,6 +20,7 @@ KEYS = (
 )  # fmt: skip
 METHOD_KEYS = ("name", "method", "options", "tuned_on")
 PROTOCOL_KEYS = ("name", "options")
+DRAWS_KEYS = ("draws", "seeds")
 TUNE_KEYS = ("bits", "seeds", "protocol")
 METRIC = "test/unseen/map"
 
@@ -187,7 +188,7 @@ def _grid(
     backbone = backbone or own or facts["backbone"]
     recipe.config_file("backbone", str(backbone))
     usual = facts["data"]["init_args"]["protocol"]
-    protocols = tuple(_protocol(entry) for entry in _list(content, "protocols", [usual]))
+    protocols = tuple(one for entry in _list(content, "protocols", [usual]) for one in _protocols(entry))
     methods: dict[str, Method] = {}
     for entry in _list(content, "methods"):
         method = _method(entry, "methods", methods)
@@ -232,6 +233,17 @@ def _method(entry: Any, where: str, others: Iterable[str]) -> Method:
         raise ValueError(f"{error}" + (f"; rows of this benchmark: {rows}" if rows else "")) from None
     options = _options(given.get("options"), f"options of {label}")
     return Method(label, method, options, str(given.get("tuned_on") or ""))
+
+
+def _protocols(entry: Any) -> list[Protocol]:
+    """Return the protocol of an entry, or one a seed from {draws, seeds}: other random classes for each."""
+    if not (isinstance(entry, dict) and "draws" in entry):
+        return [_protocol(entry)]
+    given = _mapping(entry, "an entry of protocols", DRAWS_KEYS)
+    seeds = [_whole(f"draws of {given['draws']}: seeds", value, 0) for value in _list(given, "seeds")]
+    protocol = {"data.protocol": given["draws"]}
+    named = [(f"{given['draws']} draw {seed}", {**protocol, "data.split_seed": seed}) for seed in seeds]
+    return [_protocol({"name": name, "options": options}) for name, options in named]
 
 
 def _protocol(entry: Any) -> Protocol:
