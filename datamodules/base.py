@@ -282,13 +282,14 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
     def attach(self, arrays: Mapping[str, ArrayLike], drop_image: bool = True) -> None:
         """Serve cached arrays in each batch.
 
-        Training takes a random view of an image if `augment` is on, everything else takes view 0. Images in the batch
-        show the same view.
+        Training takes a random view of an image if `augment` is on and images are left out, everything else takes
+        view 0.
 
         Args:
             arrays: By batch key, arrays (views, n, …) over all n images; view 0 belongs to `evaluation_image`, view 1
                 to its mirror image. Memory-mapped arrays stay on disk.
-            drop_image: Leave `image` out of the batch: nothing is decoded, and the loaders need no workers.
+            drop_image: Leave `image` out of the batch: nothing is decoded, and the loaders need no workers. Else
+                images are what they are without arrays: random crops in training.
 
         Raises:
             ValueError: An array is not of this data set's length, or its name is taken.
@@ -345,7 +346,6 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
             Items(
                 labels=self.labels,
                 image=self.training_image if augment else self._plain_image,
-                evaluation_image=self.evaluation_image,
                 arrays=self._arrays,
                 with_image=self._with_image,
                 random_view=augment,

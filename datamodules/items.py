@@ -32,16 +32,14 @@ class Items(Dataset[Batch]):
 
     Attributes:
         labels: (n,) class ids.
-        image: From (index, draw) to the image uint8 (3, S, S) that a batch shows without a cache.
-        evaluation_image: From index to the image uint8 (3, S, S) of a cache's view 0.
+        image: From (index, draw) to the image uint8 (3, S, S) that a batch shows.
         arrays: Cached arrays (views, n, …); view 1 is that of the mirrored image.
-        with_image: Put images into the batch; with a cache they show the same view as its arrays.
-        random_view: Choose a random view of a cache by `draw` instead of view 0.
+        with_image: Put images into the batch; arrays show view 0 then.
+        random_view: Choose a random view of the arrays by `draw`, where no image is in the batch.
     """
 
     labels: NDArray[np.int64]
     image: Callable[[int, int], Tensor]
-    evaluation_image: Callable[[int], Tensor]
     arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     with_image: bool = True
     random_view: bool = False
@@ -56,19 +54,11 @@ class Items(Dataset[Batch]):
         indices = np.array([index for index, _ in pairs], dtype=np.int64)
         batch = {"label": torch.from_numpy(self.labels[indices]), "index": torch.from_numpy(indices)}
         views = np.zeros(len(pairs), dtype=np.int64)
-        if self.arrays and self.random_view:
+        if self.arrays and self.random_view and not self.with_image:
             count = min(len(array) for array in self.arrays.values())
             views = np.array([draw % count for _, draw in pairs], dtype=np.int64)
         if self.with_image:
-            show = self._cached_view if self.arrays else self._fresh_view
-            batch["image"] = torch.stack([show(pair, int(view)) for pair, view in zip(pairs, views, strict=True)])
+            batch["image"] = torch.stack([self.image(*pair) for pair in pairs])
         for name, array in self.arrays.items():
             batch[name] = torch.from_numpy(np.ascontiguousarray(array[views, indices]))
         return batch
-
-    def _fresh_view(self, pair: Pair, view: int) -> Tensor:
-        return self.image(*pair)
-
-    def _cached_view(self, pair: Pair, view: int) -> Tensor:
-        image = self.evaluation_image(pair[0])
-        return image.flip(-1) if view else image

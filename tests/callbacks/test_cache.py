@@ -66,9 +66,9 @@ def computed(monkeypatch):
     return counts
 
 
-def fill(method, data, **arguments):
+def fill(method, data, stage="fit", **arguments):
     callback = FeatureCache(**arguments)
-    callback.setup(trainer(data), method, "fit")
+    callback.setup(trainer(data), method, stage)
     return callback
 
 
@@ -446,3 +446,26 @@ def test_cpu_computes_few_images_at_a_time_and_gives_the_same_rows(method):
     rows = cache.compute(model.backbone, images, torch.device("cpu"))
     np.testing.assert_allclose(rows["patches"].astype(np.float32), whole.numpy(), rtol=1e-2, atol=1e-2)
     assert len(rows["thumbnail"]) == 10
+
+
+@pytest.mark.parametrize("kind", [RAZH, RAZHViews])
+def test_a_network_that_trains_whole_keeps_the_similarity_that_it_began_with(method, tmp_path, kind):
+    data, model = data_module(), method("test_efficientnet", 3, "none", kind=kind, part_responses="none")
+    fill(model, data)
+    assert not data.attached  # an untrained network knew nothing
+    model.backbone.has_weights = True
+    fill(model, data, stage="test")
+    assert not data.attached
+    fill(model, data)
+    assert data.attached == (model.kept_input,)
+    batch = next(iter(data.initialisation_dataloader()))
+    assert "image" in batch
+    model.eval()
+    with torch.no_grad():
+        began = model.hash_input(batch)
+        torch.testing.assert_close(model.kept_feature(began, batch), began, rtol=2e-2, atol=2e-2)
+        for parameter in model.backbone.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        now = model.hash_input(batch)
+        assert not torch.allclose(now, began, rtol=0.1, atol=0.1)
+        torch.testing.assert_close(model.kept_feature(now, batch), began, rtol=2e-2, atol=2e-2)

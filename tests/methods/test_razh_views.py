@@ -331,7 +331,7 @@ def test_posteriors_of_another_kind_are_refused(make_method):
         make_method(RAZHViews, posteriors="unseen")
 
 
-def test_a_network_that_trains_whole_keeps_nothing(make_method, make_backbone, caplog):
+def test_a_whole_network_that_knew_nothing_keeps_nothing(make_method, make_backbone, caplog):
     method = make_method(RAZHViews, make_backbone("test_efficientnet", 3, freeze="none"))
     method._trainer = SimpleNamespace(ckpt_path="one")
     assert method.cached_inputs == ()

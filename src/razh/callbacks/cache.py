@@ -46,7 +46,8 @@ class FeatureCache(Callback):
     full disk is an error at once. Two processes take turns; the devices of one run share the work.
 
     What is made of several views (`TimmBackbone.describe`, `embed_views`) has a folder of its own, and so has `kept`:
-    the feature by the network as it was built, for methods whose last stages train and should not forget it.
+    the feature by the network as it was built, for methods that train layers and should not forget it. Where the whole
+    network trains, that is all there is to cache, and images are live beside it.
     View 0 of an image is the deterministic crop that evaluation sees, view 1 its mirror image (training only).
     """
 
@@ -68,15 +69,18 @@ class FeatureCache(Callback):
         """Fill the cache for this split and hand it to the data module."""
         backbone = getattr(pl_module, "backbone", None)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not self.enabled or not isinstance(backbone, TimmBackbone) or not backbone.caches:
+        if not self.enabled or not isinstance(backbone, TimmBackbone):
+            return
+        inputs = tuple(pl_module.cached_inputs)  # type: ignore[arg-type]
+        live = not backbone.caches
+        if live and not (inputs and stage == "fit"):  # of a network that trains whole, only training needs anything
             return
         key = cache_key(data.fingerprint, backbone)
         if self._attached == key:
             return
         started = time.perf_counter()
-        inputs = tuple(pl_module.cached_inputs)  # type: ignore[arg-type]
         backbone.to(trainer.strategy.root_device)
-        views, count = 2 if self.flips else 1, len(data.labels)
+        views, count = 2 if self.flips and not live else 1, len(data.labels)
         arrays: dict[str, np.ndarray] = {}
         if wanted := [name for name in (*backbone.caches, "thumbnail") if name in inputs]:
             store = CacheFolder(self.directory / key, _shapes(backbone, data), views=views, count=count)
@@ -98,7 +102,7 @@ class FeatureCache(Callback):
             # The mirror image has no views of its own: the image's are shown in its place.
             kept = store.open(name)
             arrays[name] = np.broadcast_to(kept[:1], (views, *kept.shape[1:]))
-        data.attach(arrays, drop_image=True)
+        data.attach(arrays, drop_image=not live)
         self._attached = key
         self.seconds += time.perf_counter() - started
 

@@ -170,8 +170,8 @@ class RAZH(HashingMethod):
             hash_weight: cross-entropy of a classifier on the hash logits, or the contrast of short codes.
             semantic_weight: cross-entropy of the hash logits' cosine with the class attributes.
             pairwise_weight: pairwise likelihood of the hash logits.
-            similarity_weight: keeps the feature's similarity in the code; where the last stages train, that of the
-                network as it was built, if it had trained weights and features are cached.
+            similarity_weight: keeps the feature's similarity in the code; where layers train, that of the network as it
+                was built, if it had trained weights and features are cached.
             quantization_weight: pull of the logits towards ±1.
             balance_weight: every bit should split a batch in half.
             classification_weight: classification of the feature.
@@ -406,7 +406,7 @@ class RAZH(HashingMethod):
     def part_inputs(self) -> tuple[str, ...]:
         """Return the arrays of a feature cache that the terms on patches need."""
         seen = self.sees_patches or self.responses != "none" or self.uses("naming")
-        return (*self.backbone.caches, "thumbnail") if seen else ()
+        return (*self.backbone.caches, "thumbnail") if seen and self.backbone.caches else ()
 
     @property
     def sees_patches(self) -> bool:
@@ -415,8 +415,8 @@ class RAZH(HashingMethod):
 
     @property
     def keeps_start(self) -> bool:
-        """Whether `similarity` keeps what the network knew as it was built: it did know, and its last stages train."""
-        return self.backbone.freeze == "trunk" and self.backbone.has_weights and self.uses("similarity")
+        """Whether `similarity` keeps what the network knew as it was built: it did know, and layers of it train."""
+        return self.backbone.freeze != "all" and self.backbone.has_weights and self.uses("similarity")
 
     @property
     def cached_inputs(self) -> tuple[str, ...]:
@@ -485,8 +485,8 @@ class RAZH(HashingMethod):
     def kept_feature(self, feature: Tensor, batch: Batch) -> Tensor:
         """Return the feature (B, D) whose similarity the code should keep, given what the hash head sees (B, D).
 
-        That is the feature by the network as it was built, where the last stages train and a cache has it: a target
-        that trains with the code would be no hold.
+        That is the feature by the network as it was built, where layers train and a cache has it: a target that trains
+        with the code would be no hold.
         """
         kept = batch.get(self.kept_input)
         return feature if kept is None else kept.to(self.dtype)

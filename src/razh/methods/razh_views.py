@@ -38,7 +38,7 @@ class RAZHViews(RAZH):
       the nearest patch of the views comes to each attribute (`part_responses`).
 
     Where a frozen trunk's last stages train, an image shows one view a step, from cached patches of all views, and
-    `similarity` keeps that of the network as it was built.
+    `similarity` keeps that of the network as it was built; as it does where the whole network trains.
     """
 
     def __init__(
@@ -132,16 +132,12 @@ class RAZHViews(RAZH):
     def cached_inputs(self) -> tuple[str, ...]:
         """Return what RAZH's terms on patches need, and what is cached of the views.
 
-        Descriptors are those of the network as it is built: where its last stages train, `similarity` keeps what they
-        knew, if that was anything.
+        Descriptors are those of the network as it is built: where layers train, `similarity` keeps what they knew, if
+        that was anything.
         """
-        own = {
-            "none": (),
-            "trunk": ("view_patches", *([self.kept_input] if self.keeps_start else [])),
-            "all": ("descriptors",),
-        }
+        own = {"none": (), "trunk": ("view_patches",), "all": ("descriptors",)}[self.backbone.freeze]
         of_image = self.sees_patches or self.backbone.freeze == "all"  # else the patches of the views respond
-        return (*(self.part_inputs if of_image else ()), *own[self.backbone.freeze])
+        return (*(self.part_inputs if of_image else ()), *own, *([self.kept_input] if self.keeps_start else []))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return every term that has a weight, by its name; all terms on views see the same ones."""
@@ -155,7 +151,7 @@ class RAZHViews(RAZH):
         """
         patches = batch.get("view_patches")
         if patches is None:
-            if "descriptors" in batch:
+            if "descriptors" in batch and self.backbone.freeze == "all":
                 return batch
             views = (_one_of(self.views),) if self.training else self.views
             return {**batch, "view_patches": self.backbone.embed_views(batch["image"], views, self.view_size)}
