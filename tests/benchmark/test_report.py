@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from razh.benchmark.curves import curves_figure
-from razh.benchmark.kept import contents, figure_in, folded, sections_of
-from razh.benchmark.report import begin, end, headline, markdown_section, replace_block
+from razh.benchmark.document import begin, contents, end, figure_in, folded, replace_block, sections_of
+from razh.benchmark.report import headline, markdown_section
 from razh.benchmark.summary import Summary
 from razh.benchmark.tables import Column, Entry
 from razh.cli import main

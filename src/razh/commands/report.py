@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 
 def _write(folders: list[Path], options: argparse.Namespace) -> None:
     from razh.benchmark import report
-    from razh.benchmark.kept import sections_of
+    from razh.benchmark.document import document, fill, replace_block, sections_of
     from razh.benchmark.rows import write_record
     from razh.benchmark.summary import Summary
 
@@ -69,7 +69,7 @@ def _write(folders: list[Path], options: argparse.Namespace) -> None:
     notes_file = Path(options.notes) if options.notes else beside if beside.is_file() else None
     kept = sections_of(target.read_text(encoding="utf-8")) if options.keep and target.is_file() else {}
     words = notes_file.read_text(encoding="utf-8") if notes_file else ""
-    notes = report.fill(words, summaries, str(notes_file), kept)
+    notes = fill(words, summaries, str(notes_file), kept)
     pictures = Path(options.figures) if options.figures else target.parent / "figures"
     for summary in summaries:
         drawn = report.draw(summary, pictures)
@@ -77,12 +77,12 @@ def _write(folders: list[Path], options: argparse.Namespace) -> None:
         kept[summary.name] = report.markdown_section(summary, links)
         if options.rows:
             write_record(summary.rows, Path(options.rows) / f"{summary.name}.csv")
-    write_text(target, report.document(list(kept.values()), notes))
+    write_text(target, document(list(kept.values()), notes))
     log.info("written: %s, %d figures in %s", target, len(kept), pictures)
     if options.readme:
         readme = Path(options.readme)
         link = Path(os.path.relpath(target, readme.parent)).as_posix()
-        report.replace_block(readme, report.headline(summaries[0], link))
+        replace_block(readme, report.headline(summaries[0], link))
         log.info("written: the table in %s", readme)
 
 

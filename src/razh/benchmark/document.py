@@ -1,19 +1,97 @@
-"""Sections of a results document: listed and folded for its readers, and kept where their cells are gone."""
+"""A results document: its sections listed, folded, kept where their cells are gone, and figures put into its words."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from razh.benchmark.tables import MEAN
+from razh.benchmark.report_tables import DETAILS, PARTS
+from razh.benchmark.summary import Summary
+from razh.benchmark.tables import MEAN, columns, over_protocols, spread
+from razh.files import write_text
 
-__all__ = ["begin", "contents", "end", "figure_in", "folded", "sections_of"]
+__all__ = [
+    "begin",
+    "contents",
+    "document",
+    "end",
+    "figure_in",
+    "fill",
+    "folded",
+    "replace_block",
+    "sections_of",
+]
 
 begin, end = "<!-- razh report: begin, generated -->", "<!-- razh report: end -->"
 _FACTS = re.compile(r"^\d+ of \d+ cells, .*?`razh (?:benchmark|ablate) (\S+) [^`]*?( --tune \d+)?`", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 _MARKS = re.compile(r"\*\*|</?u>| †")
 _FOLD = "<details>\n<summary>{}</summary>\n\n"
 _UNFOLD = "\n\n</details>"
+
+
+def document(sections: Sequence[str], notes: str, title: str = "Results") -> str:
+    """Return the whole document: what tables there are, the hand-written notes, then what was generated."""
+    words = notes.strip()
+    tables = [f"Tables:\n\n{contents(sections)}"] if len(sections) > 1 else []
+    found = [folded(section.strip()) for section in sections]
+    return "\n\n".join([f"# {title}", begin, *tables, *([words] if words else []), *found, end]) + "\n"
+
+
+def fill(text: str, summaries: Iterable[Summary], where: str, kept: Mapping[str, str] | None = None) -> str:
+    """Put figures into hand-written text: `{{BENCHMARK|METHOD|PROTOCOL|BITS|METRIC}}` becomes mean ± deviation.
+
+    PROTOCOL `mean` is the mean over protocols. Figures of benchmarks that are not at hand are read from their sections,
+    `kept` by name.
+
+    Raises:
+        ValueError: a placeholder names nothing that was measured.
+    """
+    by_name = {summary.name: summary for summary in summaries}
+    sections = {name: text for name, text in (kept or {}).items() if name not in by_name}
+    names = {metric: name for name, metric in {**DETAILS, **PARTS}.items()}
+
+    def figure(found: re.Match[str]) -> str:
+        parts = [part.strip() for part in found[1].split("|")]
+        problem = (
+            f"{where}: {found[0]} names nothing that was measured; write {{{{BENCHMARK|METHOD|PROTOCOL|BITS|METRIC}}}}"
+        )
+        if len(parts) != 5 or not parts[3].isdigit():
+            raise ValueError(problem)
+        if parts[0] in sections:
+            text = figure_in(sections[parts[0]], parts[1], parts[2], int(parts[3]), names, parts[4])
+            if text is None:
+                raise ValueError(problem)
+            return text
+        if parts[0] not in by_name:
+            raise ValueError(problem)
+        measured = columns(by_name[parts[0]].rows, parts[4])
+        bits = int(parts[3])
+        column = over_protocols(measured).get(bits) if parts[2] == MEAN else measured.get((parts[2], bits))
+        entry = column.entries.get(parts[1]) if column is not None else None
+        if entry is None or not entry.values:
+            raise ValueError(problem)
+        return spread(entry)
+
+    return _PLACEHOLDER.sub(figure, text)
+
+
+def replace_block(path: Path, block: str) -> None:
+    """Replace what stands between the markers in a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the markers are not there, once each and in order.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; create it with the lines {begin!r} and {end!r}")
+    text = path.read_text(encoding="utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{path} lacks a place for the table; put the lines {begin!r} and {end!r} where it belongs")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    write_text(path, f"{before}{begin}\n\n{block.strip()}\n\n{end}{after}")
 
 
 def folded(section: str) -> str:
