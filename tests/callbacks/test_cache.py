@@ -39,6 +39,9 @@ class Strategy:
     def broadcast(self, value):
         return value
 
+    def reduce_boolean_decision(self, decision, **_):
+        return decision
+
 
 def trainer(data):
     return SimpleNamespace(datamodule=data, strategy=Strategy(), is_global_zero=True)
@@ -469,3 +472,14 @@ def test_a_network_that_trains_whole_keeps_the_similarity_that_it_began_with(met
         now = model.hash_input(batch)
         assert not torch.allclose(now, began, rtol=0.1, atol=0.1)
         torch.testing.assert_close(model.kept_feature(now, batch), began, rtol=2e-2, atol=2e-2)
+
+
+def test_a_node_that_does_not_see_the_cache_ends_the_run_on_all(method, monkeypatch):
+    monkeypatch.setattr(cache, "_appears", lambda folder: True)
+    monkeypatch.setattr(Strategy, "reduce_boolean_decision", lambda *_, **__: False)  # another node's word
+    with pytest.raises(OSError, match=r"not every node sees the feature cache .*--cache\.directory.*all nodes share"):
+        fill(method(), data_module())
+
+
+def test_a_folder_that_is_nowhere_is_not_waited_for_for_ever(tmp_path):
+    assert not cache._appears(tmp_path / "nowhere", seconds=0.0)

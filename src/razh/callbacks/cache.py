@@ -130,6 +130,11 @@ class FeatureCache(Callback):
             except OSError as error:
                 problem = str(error)
         problem, store.views = trainer.strategy.broadcast((problem, store.views))
+        if problem is None and not trainer.strategy.reduce_boolean_decision(_appears(store.folder), all=True):
+            problem = (
+                f"not every node sees the feature cache {store.folder}; set --cache.directory (or RAZH_CACHE) to a "
+                "disk that all nodes share, or --cache.enabled=false"
+            )
         if problem is not None:  # on every rank, or the others would wait for ever
             raise OSError(problem)
 
@@ -169,6 +174,16 @@ class FeatureCache(Callback):
                     images = batch["image"][torch.from_numpy(chosen)]
                     store.write(view, index[chosen], rows_of(backbone, images.flip(-1) if view else images, device))
         backbone.train(was_training)
+
+
+def _appears(folder: Path, seconds: float = 60.0) -> bool:
+    """Tell whether another node's folder can be seen; network disks may show it late."""
+    end = time.monotonic() + seconds
+    while not (folder / "complete.json").is_file():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 class _Images(Dataset[dict[str, Tensor]]):
