@@ -188,6 +188,17 @@ def test_codes_of_older_checkpoints_stay_as_they_were(saved, make_batch, schema,
     assert torch.equal(loaded(make_batch()["image"]), method(make_batch()["image"]))
 
 
+def test_an_older_checkpoint_of_razh_keeps_the_similarity_of_features_as_they_are(saved, make_batch):
+    def older(content):
+        content["razh"]["schema"] = 4
+        content["razh"]["model"]["init_args"].pop("similarity_space")
+
+    method, path = saved(older, kind=RAZH, split=2, weights=True, freeze="all", similarity_space="feature")
+    loaded = checkpoint.load(path).method
+    assert not loaded.whitens
+    assert torch.equal(loaded(make_batch()["image"]), method(make_batch()["image"]))
+
+
 @pytest.mark.parametrize("schema", [0, -3])
 def test_schema_that_is_too_old_is_refused(saved, schema):
     refused(saved(lambda found: found["razh"].update(schema=schema))[1], f"schema {schema}, the oldest.*train it again")

@@ -68,14 +68,14 @@ def _from_3(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_4(info: dict[str, Any]) -> dict[str, Any]:
-    """Schema 4 knew but the similarity of descriptors as they are."""
-    return _with_option(info, "similarity_space", "feature")
+    """Schema 4 knew but the similarity of features as they are."""
+    return _with_option(info, "similarity_space", "feature", of=(".RAZH", ".RAZHViews"))
 
 
-def _with_option(info: dict[str, Any], name: str, value: str) -> dict[str, Any]:
-    """Return what was saved of `razh_views` with an option that it did not have then; of others as it was."""
+def _with_option(info: dict[str, Any], name: str, value: str, of: tuple[str, ...] = (".RAZHViews",)) -> dict[str, Any]:
+    """Return what was saved of some methods with an option that they did not have then; of others as it was."""
     config = info.get("model")
-    if not (isinstance(config, dict) and str(config.get("class_path")).endswith(".RAZHViews")):
+    if not (isinstance(config, dict) and str(config.get("class_path")).endswith(of)):
         return info
     return {**info, "model": {**config, "init_args": {name: value, **config.get("init_args", {})}}}
 

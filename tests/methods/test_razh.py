@@ -281,6 +281,22 @@ def test_an_untrained_network_has_no_similarity_to_keep(make, make_method, make_
     torch.testing.assert_close(method.losses(batch)["similarity"], attributes_alone)
 
 
+def test_a_frozen_network_that_knows_something_is_whitened(make_method, make_backbone):
+    found = {}
+    for freeze in ("none", "trunk", "all"):
+        for knows in (False, True):
+            backbone = make_backbone(split=2, freeze=freeze)
+            backbone.has_weights = knows
+            method = make_method(RAZH, backbone)
+            found[freeze, knows] = method.whitens, method.hash_init
+    assert found.pop(("all", True)) == (True, "whitened")
+    assert set(found.values()) == {(False, "itq")}
+    backbone = make_backbone(split=2, freeze="all")
+    backbone.has_weights = True
+    plain = make_method(RAZH, backbone, hash_init="itq", similarity_space="feature")
+    assert (plain.whitens, plain.hash_init) == (False, "itq")
+
+
 def test_nothing_is_said_where_nothing_is_kept(make, caplog):
     method = make(freeze="none", **only("similarity"))
     method._trainer = SimpleNamespace(ckpt_path="one")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from razh.backbones.timm import pool_grid
+from razh.backbones.timm import TimmBackbone, pool_grid
 from razh.distributed import gather_with_gradient, whole_batch
 from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match, PartResponses
 from razh.layers.decoder import PatchDecoder, hide, pixel_targets
@@ -58,6 +58,8 @@ class RAZH(HashingMethod):
     - `similarity`: the code keeps the pairwise similarity of the feature that the network gave before it was trained
       (our addition);
     - hash head started from PCA + ITQ (our addition);
+    - where a network with trained weights is frozen, this start and `similarity` see features whitened within classes:
+      what a network has most of need not be what tells classes apart (our addition);
     - where the network trains from nothing, the hash head also sees how near the nearest part comes to each attribute
       (`part_responses`; our addition: else parts would not reach the code at test);
     - the hash head can see which classes an image resembles (`posteriors`; our addition, off);
@@ -71,6 +73,7 @@ class RAZH(HashingMethod):
     def __init__(
         self,
         *,
+        hash_init: Literal["itq", "pca", "whitened", "random"] | None = None,
         parts: int = 8,
         background_centres: int = 16,
         part_init: Literal["kmeans", "random"] = "kmeans",
@@ -99,7 +102,7 @@ class RAZH(HashingMethod):
         contrast_below: int = 0,
         contrast_temperature: float = 0.3,
         straight_through: bool = False,
-        similarity_space: Literal["feature", "whitened"] = "feature",
+        similarity_space: Literal["feature", "whitened"] | None = None,
         attribute_share: float = 0.0,
         untrained_attribute_share: float = 1.0,
         enough_classes: int = 0,
@@ -128,6 +131,7 @@ class RAZH(HashingMethod):
         """Build the method.
 
         Args:
+            hash_init: see `HashingMethod`. None: `whitened` where a network with trained weights is frozen, else `itq`.
             parts: number K of parts, besides the background.
             background_centres: centres whose shares add up to the background.
             part_init: start the centres from k-means of training patches, or at random. Features of an untrained
@@ -159,7 +163,8 @@ class RAZH(HashingMethod):
             contrast_temperature: t of that contrast.
             straight_through: the terms on the hash logits see their signs, and the gradient passes.
             similarity_space: what `similarity` keeps is the cosine of centred features as they are, or of features
-                `whitened` by what differs within a class, see `within_class_whitening`.
+                `whitened` by what differs within a class, see `within_class_whitening`. None: `whitened` where a
+                network with trained weights is frozen, else `feature`.
             attribute_share: share of the classes' attribute similarity in what `similarity` keeps; the rest is the
                 feature's.
             untrained_attribute_share: the same where the network starts without trained weights, and its features know
@@ -199,7 +204,9 @@ class RAZH(HashingMethod):
             ValueError: a share out of [0, 1], a temperature that is not above 0, fewer than one image for the branches,
                 a negative number of classes, or posteriors or a space of no such kind.
         """
-        super().__init__(**kwargs)
+        backbone: TimmBackbone = kwargs["backbone"]
+        knows = backbone.freeze == "all" and backbone.has_weights
+        super().__init__(hash_init=hash_init or ("whitened" if knows else "itq"), **kwargs)
         _check_shares(
             replaced_share=replaced_share,
             hidden_share=hidden_share,
@@ -257,7 +264,7 @@ class RAZH(HashingMethod):
         self.register_buffer("strengths", strengths, persistent=False)
         self.register_buffer("own", attribute_losses.own_attributes(strengths, own_threshold))
         self.feature_width = self.head.in_features
-        self._build_similarity(similarity_space)
+        self._build_similarity(similarity_space or ("whitened" if knows else "feature"))
         self.posteriors = self._posteriors(posteriors)
         responses = len(self.attribute_vectors) if self.responses != "none" else 0
         if self.posteriors is not None or responses:

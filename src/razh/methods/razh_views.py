@@ -48,7 +48,6 @@ class RAZHViews(RAZH):
         hash_classifier: Literal["linear", "cosine"] = "cosine",
         contrast_below: int = 32,
         straight_through: bool = True,
-        similarity_space: Literal["feature", "whitened"] | None = None,
         attribute_share: float = 0.3,
         enough_classes: int = 26,
         views: Literal["sizes", "mirrored"] | None = None,
@@ -72,8 +71,7 @@ class RAZHViews(RAZH):
 
         Its own are `views` (None: `sizes` of frozen networks, else `mirrored`) and `view_scale`: how
         much larger than an image its views are shown to a convolutional network. If a network with trained weights is
-        frozen, `posteriors` are by default those of the `training` classes and `similarity_space` is `whitened`, else
-        they are `none` and `feature`.
+        frozen, `posteriors` are by default those of the `training` classes, else they are `none`.
 
         Raises:
             ValueError: views of no such name, a scale that is not above 0, or a weight for `mix_hash`, whose
@@ -90,14 +88,12 @@ class RAZHViews(RAZH):
         backbone: TimmBackbone = kwargs["backbone"]
         knows = backbone.freeze == "all" and backbone.has_weights
         posteriors = posteriors or ("training" if knows else "none")
-        similarity_space = similarity_space or ("whitened" if knows else "feature")
         super().__init__(
             hash_init=hash_init,
             posteriors=posteriors,
             hash_classifier=hash_classifier,
             contrast_below=contrast_below,
             straight_through=straight_through,
-            similarity_space=similarity_space,
             attribute_share=attribute_share,
             enough_classes=enough_classes,
             semantic_weight=semantic_weight,
