@@ -200,6 +200,13 @@ def test_soak_of_twenty_kills(start, whole, tmp_path):
     assert kills == 20
 
 
+def test_a_run_that_was_killed_behind_its_status_starts(whole, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/status.json").write_text('{"state": "running"}')
+    assert main(arguments(tmp_path / "run")) == 0
+    same_end(whole, tmp_path / "run")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_told_to_stop_it_saves_within_the_epoch_and_goes_on(whole, tmp_path, monkeypatch, number):
     step, calls = real_step(), [0]

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from filelock import FileLock
@@ -131,6 +132,16 @@ def test_unfinished_run_of_the_same_configuration_goes_on(default, tmp_path, sta
     assert run_folder.choose(None, default, resume=False, config=CONFIG) == run_folder.Place(default, True)
     folder = unfinished_in(tmp_path / "mine", state=state)
     assert run_folder.choose(str(folder), default, resume=False, config=CONFIG) == run_folder.Place(folder, True)
+
+
+def test_a_run_that_had_written_its_status_alone_goes_on(default, tmp_path):
+    for folder, explicit in ((default, None), (tmp_path / "mine", str(tmp_path / "mine"))):
+        unfinished_in(folder)
+        (folder / "config.yaml").unlink()
+        with_checkpoints = run_folder.difference(folder, CONFIG)
+        shutil.rmtree(folder / "checkpoints")
+        assert with_checkpoints == "its config.yaml is missing"
+        assert run_folder.choose(explicit, default, resume=False, config=CONFIG) == run_folder.Place(folder, True)
 
 
 @pytest.mark.parametrize("end", ["finished", "result", "no status", "broken status"])

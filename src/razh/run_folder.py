@@ -154,6 +154,8 @@ def difference(folder: Path, config: Mapping[str, Any]) -> str | None:
     """
     try:
         saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:  # killed before it had written more than its status
+        return "its config.yaml is missing" if (folder / "checkpoints").exists() else None
     except (OSError, yaml.YAMLError):
         return "its config.yaml cannot be read"
     here, there = flat(config), flat(saved or {})
