@@ -203,6 +203,8 @@ def test_soak_of_twenty_kills(start, whole, tmp_path):
 def test_a_run_that_was_killed_behind_its_status_starts(whole, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/status.json").write_text('{"state": "running"}')
+    (tmp_path / "run/figures").mkdir()
+    (tmp_path / "run/figures/.parts.png.7.part").write_bytes(b"")  # cleared away, see `same_end`
     assert main(arguments(tmp_path / "run")) == 0
     same_end(whole, tmp_path / "run")
 

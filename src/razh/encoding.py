@@ -1,5 +1,6 @@
 """Any images to codes, with a trained method: what `razh encode` and `razh search` do."""
 
+import glob
 import hashlib
 import logging
 import time
@@ -137,6 +138,9 @@ class Unfinished:
     def remove(self) -> None:
         """Forget what was done: the whole file is there."""
         self.path.unlink(missing_ok=True)
+        name = glob.escape(self.path.name.removesuffix(".unfinished"))
+        for part in self.path.parent.glob(f"{name}.*.part"):  # of encodings that were killed
+            part.unlink(missing_ok=True)
 
 
 def encode(

@@ -226,3 +226,11 @@ def test_two_processes_do_not_write_one_file(trained, photos, tmp_path, capsys):
         assert encode(photos, trained[0], tmp_path / "c.npz") == 1
     assert "another process is writing" in capsys.readouterr().err
     assert not Path(tmp_path / "c.npz").exists()
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(trained, photos, tmp_path):
+    for left in (".c.npz.7.part", ".c.npz.unfinished.7.part"):
+        (tmp_path / left).write_bytes(b"PK")
+    (tmp_path / ".other.npz.7.part").write_bytes(b"PK")  # somebody else's
+    assert encode(photos, trained[0], tmp_path / "c.npz") == 0
+    assert {path.name for path in tmp_path.glob(".*.part")} == {".other.npz.7.part"}

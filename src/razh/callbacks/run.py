@@ -90,7 +90,7 @@ class RunRecord(SaveConfigCallback):
             return busy(self.folder)
         except OSError as error:
             return f"cannot write to run_dir={self.folder}: {error.strerror or error}; pass another RUN_DIR"
-        for part in (*self.folder.glob(".*.part"), *self.folder.glob("checkpoints/.*.part")):
+        for part in self.folder.rglob(".*.part"):
             part.unlink(missing_ok=True)  # of a run that was killed
         return None
 
