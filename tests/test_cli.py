@@ -169,7 +169,7 @@ REFUSED = {
     "mistyped group": (["--trainr.max_epochs=3"], "did you mean trainer.max_epochs?"),
     "wrong type": (["--model.bits=abc"], "model.bits=abc is refused; give int"),
     "wrong choice": (["--model.part_centres=foo"], "'shared', 'image'"),
-    "no bits": (["--bits=0"], "bits=0 must be at least 1"),
+    "no bits": (["--bits=0"], "bits=0 must be 1 to 1024"),
     "unknown method": (["--method=rahz"], "did you mean 'razh'?"),
     "unknown data set": (["--dataset=cubb"], "did you mean 'cub'?"),
     "unknown backbone file": (["--backbone=tinny"], "did you mean 'tiny'?"),

@@ -194,7 +194,7 @@ def test_every_rank_has_the_parameters_of_the_sweep(swept):
 def test_failing_trial_says_why(swept):
     _, _, said = swept
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert errors == ["error: bits=0 must be at least 1; pass BITS=64, say"]
+    assert errors == ["error: bits=0 must be 1 to 1024; pass BITS=64, say"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import logging
+import os
 import time
 import zipfile
 from pathlib import Path
@@ -59,23 +60,25 @@ def work_key(digest: str, source: Source) -> str:
 
 
 def find_images(given: list[Path]) -> Source:
-    """Return the images of folders (with sub-folders) and files; paths are kept relative to their folder.
+    """Return the images of folders (with sub-folders) and files, each once.
+
+    Paths are kept relative to the folder; to the one that all have in common, if several are given, for a path should
+    tell one image from another.
 
     Raises:
         FileNotFoundError: a path does not exist, or no image is found at all.
     """
-    files: list[Path] = []
-    names: list[str] = []
     for path in given:
-        if path.is_dir():
-            below = list_images_below(path)
-            files += [path / name for name in below]
-            names += below
-        elif path.is_file():
-            files.append(path)
-            names.append(path.name)
-        else:
+        if not path.exists():
             raise FileNotFoundError(f"no image or folder at {path}")
+    folders = [path if path.is_dir() else path.parent for path in given]
+    common = os.path.commonpath([os.path.abspath(folder) for folder in folders]) if folders else ""
+    found: dict[str, Path] = {}
+    for path, folder in zip(given, folders, strict=True):
+        prefix = Path(os.path.relpath(folder, common))
+        for name in list_images_below(path) if path.is_dir() else [path.name]:
+            found.setdefault((prefix / name).as_posix(), folder / name)
+    names, files = list(found), list(found.values())
     if not files:
         raise FileNotFoundError(f"no images in {', '.join(map(str, given))}; .jpg, .png, .webp and the like are read")
     return Source(files, names)

@@ -126,6 +126,7 @@ class Tuner:
     def _trial(self, trial: Trial) -> float:
         trial.set_user_attr("process", f"{platform.node()}:{os.getpid()}")
         values = {p.name: suggest(trial, p) for p in self.search.space.parameters.values()}
+        trial.set_user_attr("values", values)
         words = [*self.search.fixed, *self.fixed, *options(values)]
         trial.set_user_attr("options", words)
         folder = self.folder / "trials" / f"{trial.number:04d}"
@@ -199,8 +200,9 @@ def suggest(trial: Trial, parameter: Parameter) -> Any:
 
 
 def chosen(trial: FrozenTrial) -> dict[str, Any]:
-    """Return what a trial chose, for reading: choices as they were written, not as `suggest` names them."""
-    return {name: json.loads(value) if isinstance(value, str) else value for name, value in trial.params.items()}
+    """Return what a trial chose, as its run was given it: not as `suggest` names it to Optuna."""
+    found: dict[str, Any] = trial.user_attrs.get("values", trial.params)
+    return found
 
 
 def grid(space: SearchSpace) -> dict[str, list[Any]]:

@@ -74,6 +74,10 @@ def test_narrowing_takes_rows_of_the_file_and_other_methods(write):
     assert narrow.tuning.protocol.name == "ps"  # the setting of tuning stays
     with pytest.raises(ValueError, match="methods names 'itq' twice"):
         grid.narrowed(["itq", "itq"])
+    with pytest.raises(ValueError, match="bits holds 0, but a code has 1 to 1024 bits"):
+        grid.narrowed(bits=[0])
+    with pytest.raises(ValueError, match="seeds holds -1; seeds count from 0"):
+        grid.narrowed(seeds=[-1])
     with pytest.raises(ValueError, match=r"method='itk' is unknown.*rows of this benchmark: itq, mine"):
         grid.narrowed(["itk"])
 
@@ -94,6 +98,10 @@ def test_narrowing_takes_rows_of_the_file_and_other_methods(write):
         ({"bits": [0]}, "bits holds 0, but takes whole numbers from 1 on"),
         ({"bits": ["64"]}, "bits holds '64'"),
         ({"bits": [8, 8]}, "bits names 8 twice"),
+        ({"bits": [64, 2048]}, "bits holds 2048, but a code has 1 to 1024 bits"),
+        ({"methods": ["ce", {"name": "ce*", "method": "ce"}]}, r"methods names 'ce' and 'ce\*', which would share"),
+        ({"methods": ["ce", {"name": "CE", "method": "ce"}]}, "methods names 'ce' and 'CE', which would share"),
+        ({"protocols": [{"name": "a b"}, {"name": "a_b"}]}, "protocols names 'a b' and 'a_b', which would share"),
         ({"seeds": [-1]}, "seeds holds -1"),
         ({"dataset": "cup"}, "dataset='cup' is unknown"),
         ({"protocols": [{"name": "x", "options": {"model.lr": 1}}]}, "option model.lr is none of the data"),

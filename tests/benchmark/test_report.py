@@ -18,6 +18,8 @@ from razh.commands.benchmark import run
 from razh.files import read_json
 from tests.benchmark import fake
 
+SMOKE, GONE = (("smoke", "synthetic", "tiny"), ("gone", "synthetic", "tiny"))
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, results):
@@ -101,6 +103,46 @@ def test_a_document_is_generated_with_notes_whose_figures_are_filled_in(out, tmp
     assert readme.read_text() == before
 
 
+def test_one_benchmark_on_two_data_sets_has_two_sections_in_a_document(out, tmp_path, capsys):
+    other, target, rows = tmp_path / "other", tmp_path / "results.md", tmp_path / "rows"
+    shutil.copytree(out, other)
+    plan = read_json(other / "plan.json")
+    plan["settings"]["dataset"] = "cub"
+    (other / "plan.json").write_text(json.dumps(plan))
+    both = [SMOKE, ("smoke", "cub", "tiny")]
+    figure = "{{smoke cub tiny|razh|ps|16|test/unseen/map}}"
+    target.with_suffix(".notes.md").write_text(f"{figure} {figure.replace('cub', 'synthetic')}")
+    assert main(["report", str(out), str(other), f"--write={target}", f"--rows={rows}"]) == 0
+    assert list(sections_of(target.read_text())) == both
+    assert {path.name for path in rows.iterdir()} == {"smoke_synthetic_tiny.csv", "smoke_cub_tiny.csv"}
+    assert len(list((tmp_path / "figures").iterdir())) == 2
+    assert main(["report", str(other), f"--write={target}", "--keep"]) == 0
+    assert list(sections_of(target.read_text())) == both
+    shutil.copytree(out, tmp_path / "again")
+    assert main(["report", str(out), str(tmp_path / "again"), f"--write={target}"]) == 1
+    assert "are both smoke synthetic tiny; name one of them" in capsys.readouterr().err
+    target.with_suffix(".notes.md").write_text("{{smoke|razh|ps|16|test/unseen/map}}")  # which of the two?
+    assert main(["report", str(out), str(other), f"--write={target}"]) == 1
+
+
+def test_a_name_with_blanks_is_found_in_the_document(out, tmp_path):
+    plan = read_json(out / "plan.json")
+    (out / "plan.json").write_text(json.dumps({**plan, "name": "my bench"}))
+    for _ in range(2):
+        assert main(["report", str(out), f"--write={tmp_path / 'results.md'}", "--keep"]) == 0
+        assert list(sections_of((tmp_path / "results.md").read_text())) == [("my bench", "synthetic", "tiny")]
+
+
+def test_a_method_without_the_headline_length_stands_last(out, tmp_path, monkeypatch, results):
+    monkeypatch.chdir(fake.ROOT)
+    monkeypatch.setenv("FAKE_RESULTS", str(results))
+    for grid in (["--methods=razh", "--bits=32"], ["--methods=ce", "--bits=16"]):
+        cells = [*grid, "--seeds=0", "--protocols=ps,unseen-20%", f"--out={tmp_path / 'two'}"]
+        assert run(["smoke", *cells], "benchmark", "smoke", program=fake.PROGRAM) == 0
+    rows = [line for line in headline(Summary.of(tmp_path / "two"), "x.md").splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["razh", "ce"]
+
+
 def test_the_cells_behind_the_tables_can_be_kept(out, tmp_path):
     rows = tmp_path / "rows"
     assert main(["report", str(out), f"--write={tmp_path / 'results.md'}", f"--rows={rows}"]) == 0
@@ -116,8 +158,11 @@ def test_the_cells_behind_the_tables_can_be_kept(out, tmp_path):
 
 def test_what_a_report_cannot_do_is_one_line(out, tmp_path, capsys):
     notes = tmp_path / "notes.md"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "plan.json").write_text(json.dumps({**read_json(out / "plan.json"), "cells": []}))
     for words, arguments in (
         ("no plan.json in", [str(tmp_path / "none")]),
+        ("empty has no cells; start its benchmark again", [str(tmp_path / "empty")]),
         ("lacks a place for the table", [str(out), f"--write={tmp_path / 'r.md'}", f"--readme={notes}"]),
         ("names nothing that was measured", [str(out), f"--write={tmp_path / 'r.md'}", f"--notes={notes}"]),
         ("rows=kept needs write", [str(out), "--rows=kept"]),
@@ -174,21 +219,21 @@ def test_sections_of_other_benchmarks_are_kept_and_their_figures_read(out, tmp_p
     docs.mkdir()
     notes, target = docs / "results.notes.md", docs / "results.md"
     assert main(["report", str(out), f"--write={target}"]) == 0
-    section = sections_of(target.read_text())["smoke"]
+    section = sections_of(target.read_text())[SMOKE]
     other = section.replace("`razh benchmark smoke ", "`razh benchmark gone ")
     assert section.count("<details>") == section.count("</details>") == 1
     assert section.index("### Protocol `ps`") < section.index("<details>") < section.index("### Cost")
     assert "<summary>All tasks; Parts and attributes; Cost</summary>" in section
     assert folded(section) == section
-    assert sections_of(f"# Results\n\n{begin}\n\n{other}\n\n{end}\n") == {"gone": other}
+    assert sections_of(f"# Results\n\n{begin}\n\n{other}\n\n{end}\n") == {GONE: other}
     target.write_text(f"# Results\n\n{begin}\n\n## Learnt\n\nold words\n\n{other}\n\n{section}\n\n{end}\n")
     names = ("razh|ps|16|test/unseen/map", "ce|ps|32|test/seen/map", "razh|ps|32|attributes/auc")
     notes.write_text("\n".join(f"{{{{gone|{name}}}}} = {{{{smoke|{name}}}}}" for name in names))
     assert main(["report", str(out), f"--write={target}", "--keep"]) == 0
     text = target.read_text()
     assert "old words" not in text
-    assert list(sections_of(text)) == ["gone", "smoke"]
-    assert sections_of(text) == {"gone": other, "smoke": section}
+    assert list(sections_of(text)) == [GONE, SMOKE]
+    assert sections_of(text) == {GONE: other, SMOKE: section}
     equal = re.findall(r"^(\S+ ± \S+) = (\S+ ± \S+)$", text, re.MULTILINE)
     assert len(equal) == 3
     assert all(left == right for left, right in equal)
@@ -197,7 +242,7 @@ def test_sections_of_other_benchmarks_are_kept_and_their_figures_read(out, tmp_p
     notes.write_text("new words")
     assert main(["report", f"--write={target}", "--keep"]) == 0
     assert "new words" in target.read_text()
-    assert sections_of(target.read_text()) == {"gone": other, "smoke": section}
+    assert sections_of(target.read_text()) == {GONE: other, SMOKE: section}
     notes.write_text("{{gone|razh|ps|16|test/unseen/map}}")
     assert main(["report", str(out), f"--write={target}"]) == 1  # not kept: the notes name nothing that is there
 
@@ -254,7 +299,7 @@ def test_figures_of_several_protocols_are_read_from_kept_tables():
     def read(*key):
         return figure_in(section, "some method", *key)
 
-    assert sections_of(section).keys() == {"some-tuned"}
+    assert sections_of(section).keys() == {("some-tuned", "cub", "lite0")}
     assert read("mean", 64, names, "test/unseen/map") == ".2 ± .02"
     assert read("mean", 16, names, "test/unseen/map") == ".1 ± .01"
     assert read("ps", 64, names, "parts/nmi") == ".3 ± .0"

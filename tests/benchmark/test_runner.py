@@ -132,7 +132,11 @@ def test_a_failure_is_shown_recorded_and_stops_no_other(benchmark, starts, tmp_p
     assert "- ce, ps, 8 bits, seed 0: failed: this cannot work" in (tmp_path / "out" / "tables.md").read_text()
     monkeypatch.delenv("FAKE_FAIL")
     assert benchmark("--bits=8") == 0
-    assert {row["status"] for row in cells_csv(tmp_path / "out")} == {"done"}
+    again = {row["config_hash"]: row for row in cells_csv(tmp_path / "out")}
+    assert {row["status"] for row in again.values()} == {"done"}
+    retried = again[failed["config_hash"]]
+    assert retried["cost/attempts"] == "2"
+    assert float(retried["cost/wall_seconds"]) > float(failed["cost/wall_seconds"])  # of both attempts
     assert len([line for line in starts() if "/itq/" in line]) == 2
     aside = tmp_path / "out" / "cells" / "ce" / "ps" / "8" / "seed0.failed1"
     assert "this cannot work" in (aside / "log.txt").read_text()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -22,18 +23,22 @@ def test_trials_start_with_the_defaults_and_are_the_same_at_every_start(grid, tm
     first, again = (draw_trials(grid, method(grid, "ce"), 4, tmp_path) for _ in range(2))
     assert [t.options for t in first] == [t.options for t in again]
     assert first[0].options == {}
-    assert all(set(t.options) == set(space_of(method(grid, "ce")).names) for t in first[1:])
+    assert all(set(t.options) == set(space_of(grid, method(grid, "ce")).names) for t in first[1:])
     assert len({str(t.options) for t in first}) == 4
     more = draw_trials(grid, method(grid, "ce"), 6, tmp_path)
     assert [t.options for t in more[:4]] == [t.options for t in first]
     assert {job.command for t in first for job in t.jobs} == {"fit"}  # a fit never tests
 
 
-def test_what_the_benchmark_fixes_is_not_searched(grid):
+def test_what_the_benchmark_fixes_is_not_searched(grid, tmp_path):
     fixed = method(grid, "ce")
     fixed.options["model.lr"] = 0.5
-    assert "model.lr" not in space_of(fixed).names
-    assert space_of(method(grid, "itq")) is None
+    assert "model.lr" not in space_of(grid, fixed).names
+    assert space_of(grid, method(grid, "itq")) is None
+    of_all = replace(grid, options={**grid.options, "model.lr": 0.5})
+    trials = draw_trials(of_all, replace(fixed, options={}), 3, tmp_path)
+    assert [trial.options.get("model.lr") for trial in trials] == [None] * 3
+    assert all("--model.lr=0.5" in job.arguments for trial in trials for job in trial.jobs)
     assert draw_trials(grid, method(grid, "itq"), 4, None) == []
 
 

@@ -64,6 +64,21 @@ def test_single_files_have_no_labels_and_evaluate_says_what_to_do(trained, photo
     assert "no labels" in capsys.readouterr().err
 
 
+def test_paths_of_several_folders_and_files_tell_images_apart(photos, monkeypatch):
+    whole = encoding.find_images([photos])
+    expected = dict(zip(whole.names, whole.files, strict=True))
+    cats, dogs = photos / "cats", photos / "dogs"
+    for given in ([cats, dogs], whole.files, [cats, *whole.files, dogs]):
+        found = encoding.find_images(given)
+        assert dict(zip(found.names, found.files, strict=True)) == expected
+        assert len(found.names) == len(expected)
+    monkeypatch.chdir(cats)
+    near = encoding.find_images([Path("../dogs"), Path()])
+    assert sorted(near.names) == sorted(expected)
+    assert all(file.is_file() for file in near.files)
+    assert encoding.find_images([whole.files[-1]]).names == [whole.files[-1].name]
+
+
 def test_encoded_classes_can_be_evaluated(trained, photos, tmp_path, capsys):
     out = tmp_path / "c.npz"
     assert encode(photos, trained[0], out) == 0

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,26 @@ def test_a_codes_file_can_be_written(tmp_path, codes):
     assert evaluate(Codes.load(tmp_path / "new.npz")).metrics == evaluate(codes).metrics
 
 
+def test_class_names_of_labels_are_kept_and_name_the_unseen_ones(tmp_path, codes):
+    for side in ("ql", "dl"):
+        ids = np.loadtxt(tmp_path / f"{side}.csv", dtype=int)
+        (tmp_path / f"{side}.txt").write_text("\n".join(np.array(["auk", "crow", "gull", "owl"])[ids]))
+    way = [f"--query-codes={tmp_path}/q.npy", f"--database-codes={tmp_path}/d.npy"]
+    way += [f"--query-labels={tmp_path}/ql.txt", f"--database-labels={tmp_path}/dl.txt"]
+    out = [f"--json={tmp_path}/f.json", f"--save={tmp_path}/new.npz"]
+    assert main([*way, "--unseen-classes=owl,gull", *out]) == 0
+    assert evaluate(Codes.load(tmp_path / "new.npz")).metrics == evaluate(codes).metrics
+    content = json.loads((tmp_path / "f.json").read_text())
+    assert set(content["tasks"]["unseen"]["class_map"]) == {"gull", "owl"}
+
+
+def test_unseen_classes_of_a_codes_file_can_be_named(tmp_path, codes):
+    replace(codes, unseen_classes=None).save(tmp_path / "silent.npz")
+    assert main([str(tmp_path / "silent.npz"), "--unseen-classes=2-3", f"--json={tmp_path}/f.json"]) == 0
+    expected = evaluate(codes, prefix="").metrics
+    assert json.loads((tmp_path / "f.json").read_text())["metrics"] == expected
+
+
 def test_queries_in_the_database_are_said(tmp_path, codes, capsys):
     Codes(
         codes.query_codes,
@@ -94,6 +115,9 @@ def test_bad_input_is_refused_in_one_line(tmp_path, codes):
         ([f"--query-codes={tmp_path}/q.npy"], "missing: --database-codes"),
         ([str(tmp_path / "codes.npz"), f"--query-codes={tmp_path}/q.npy"], "name one codes file"),
         ([str(tmp_path / "codes.npz"), "--cutoff", "0"], "cutoffs is"),
+        ([str(tmp_path / "codes.npz"), "--form", "packed"], "--form goes with --query-codes"),
+        ([str(tmp_path / "codes.npz"), "--query-index", "i.npy"], "--query-index goes with --query-codes"),
+        ([str(tmp_path / "codes.npz"), "--per-query"], "--per-query needs --json"),
         ([str(tmp_path / "codes.npz"), "--figure", str(tmp_path / "a.xyz")], "suffix must be one of"),
     ):
         with pytest.raises(ValueError, match=message) as error:

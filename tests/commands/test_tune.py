@@ -65,6 +65,20 @@ def table(folder="study"):
         return list(csv.DictReader(file))
 
 
+def test_the_table_has_the_values_that_runs_were_given(ran):
+    parameters = {
+        "model.lr": {"distribution": "normal", "mu": 0.3, "sigma": 0.01},
+        "model.parts": {"distribution": "q_uniform", "min": 2, "max": 64, "q": 8},
+        "model.hash_init": {"values": ["itq", None]},
+    }
+    Tuner(search(**parameters), [], Path("study")).run(3)
+    for command, row in zip(ran, table(), strict=True):
+        given = dict(word[2:].split("=", 1) for word in command if word.startswith("--"))
+        assert float(row["model.lr"]) == pytest.approx(float(given["model.lr"]))
+        assert row["model.parts"] == given["model.parts"]
+        assert row["model.hash_init"] == given["model.hash_init"].replace("null", "")
+
+
 def test_best_epoch_counts_and_the_best_trial_is_found(ran):
     study = Tuner(search("bayes"), ["--bits=8"], Path("study")).run(15)
     assert len(study.trials) == len(ran) == 15

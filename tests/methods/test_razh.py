@@ -380,6 +380,7 @@ def test_mix_term_is_the_error_of_the_pixels_of_replaced_patches(make, make_batc
         ({"part_temperature": 0.0}, r"part temperature=0\.0"),
         ({"match_temperature": 0.0}, r"match temperature=0\.0"),
         ({"bits": 0}, "bits=0"),
+        ({"bits": 2048}, "bits=2048 must be 1 to 1024"),
     ],
 )
 def test_bad_arguments_are_named(make, arguments, message):

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from razh.retrieval.codes import Codes
-from razh.retrieval.comparison import check_same_queries, paired_difference
+from razh.retrieval.comparison import aligned, check_same_queries, paired_difference
 
 
 def test_means_and_difference_are_exact_and_seeded():
@@ -83,3 +84,37 @@ def test_different_queries_databases_or_splits_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             check_same_queries(base, Codes(**(same | change), bits=8))
+
+
+@pytest.fixture
+def shuffled():
+    """A codes file without queries of seen classes, and the same with its database in another order."""
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 4, 40)
+    queries = {"query_codes": rng.integers(0, 256, (10, 1), dtype=np.uint8), "query_labels": np.repeat([2, 3], 5)}
+    database = {
+        "database_codes": rng.integers(0, 256, (40, 1), dtype=np.uint8),
+        "database_labels": labels,
+        "database_index": np.arange(100, 140),
+    }
+    common = {**queries, "query_index": np.arange(10), "bits": 8, "unseen_classes": (2, 3)}
+    order = rng.permutation(40)
+    return Codes(**common, **database), Codes(**common, **{name: array[order] for name, array in database.items()})
+
+
+def test_another_order_of_the_database_pairs_the_same_items(shuffled):
+    first, second = shuffled
+    assert not np.array_equal(first.database_codes, second.database_codes)
+    moved = aligned(first, second)
+    for name in ("database_codes", "database_labels", "database_index"):
+        assert np.array_equal(getattr(moved, name), getattr(first, name)), name
+    assert aligned(first, first) is first
+
+
+def test_another_order_without_an_index_is_refused_where_rows_are_queries(shuffled):
+    first, second = (replace(codes, query_index=None, database_index=None) for codes in shuffled)
+    with pytest.raises(ValueError, match="store database_index in both files, or one order"):
+        aligned(first, second)
+    queries = {"query_codes": np.zeros((1, 1), np.uint8), "query_labels": np.zeros(1, np.int64)}  # of a seen class
+    first, second = (replace(codes, **queries) for codes in (first, second))
+    assert aligned(first, second) is second

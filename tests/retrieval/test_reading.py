@@ -175,11 +175,23 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, query, database, message):
 
 def test_unseen_classes_come_from_ranges_or_files(tmp_path):
     assert class_list("3-5,9") == (3, 4, 5, 9)
+    assert class_list("gull, auk", ("auk", "crow", "gull")) == (0, 2)
+    (tmp_path / "unseen.txt").write_text("gull\n")
+    assert class_list(str(tmp_path / "unseen.txt"), ("auk", "crow", "gull")) == (2,)
     (tmp_path / "unseen.txt").write_text("4\n2\n2\n")
     assert class_list(str(tmp_path / "unseen.txt")) == (2, 4)
-    for text in ("a-b", "1,,2"):
+    for text in ("a-b", "1,,2", "9-5", "1-2-3"):
         with pytest.raises(ValueError, match="unseen-classes is"):
             class_list(text)
     (tmp_path / "names.txt").write_text("auk\n")
     with pytest.raises(ValueError, match="holds no class ids"):
         class_list(str(tmp_path / "names.txt"))
+    with pytest.raises(ValueError, match="class names here: auk, crow"):
+        class_list("owl", ("auk", "crow"))
+
+
+def test_a_path_may_have_colons(tmp_path):
+    folder = tmp_path / "2024-01-01T12:00:00"
+    folder.mkdir()
+    np.savez(folder / "c.npz", q=np.arange(3), r=np.arange(2))
+    assert read_array(f"{folder}/c.npz:q").tolist() == [0, 1, 2]

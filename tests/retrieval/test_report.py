@@ -43,6 +43,11 @@ def test_value_chance_and_band_stand_in_one_row():
     assert shown.row_count == 5
 
 
+def test_chance_of_figures_without_a_group():
+    shown = table({"map": 0.25, "chance": 0.02, "map@50": 0.4, "chance@50": 0.03}, "title")
+    assert [row(shown, name)[2] for name in ("map", "map@50")] == ["0.0200", "0.0300"]
+
+
 def test_a_group_without_map_has_one_chance():
     shown = table({**FIGURES, "test/unseen/precision@50": 0.1, "a/zero_shot/hash": 0.4, "a/zero_shot/chance": 0.1}, "")
     assert row(shown, "a/zero_shot/hash")[1:3] == ["0.4000", "0.1000"]

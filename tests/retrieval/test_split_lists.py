@@ -36,6 +36,8 @@ def test_every_leak_is_found():
 @pytest.mark.parametrize(
     ("text", "items", "classes"),
     [
+        ("17 3\n4 3\n", ("17", "4"), ("3", "3")),
+        ("17,0,1\n4,1,0\n", ("17", "4"), ("0 1", "1 0")),
         ("a/1.jpg\n./b/2.jpg\n", ("a/1.jpg", "b/2.jpg"), ("a", "b")),
         ("a/1.jpg 3\nb/2.jpg 4\n", ("a/1.jpg", "b/2.jpg"), ("3", "4")),
         ("a/1.jpg 0 1 0\n", ("a/1.jpg",), ("0 1 0",)),
@@ -56,6 +58,9 @@ def test_lists_are_read_as_papers_write_them(tmp_path, text, items, classes):
 def test_index_arrays_and_names_without_folders(tmp_path):
     np.save(tmp_path / "i.npy", np.array([[3], [5]]))
     assert read_list(str(tmp_path / "i.npy")) == SplitList(("3", "5"), ("", ""))
+    np.save(tmp_path / "table.npy", np.zeros((2, 3), np.int64))
+    with pytest.raises(ValueError, match=r"an array of shape \(2, 3\); a list of items has one dimension"):
+        read_list(str(tmp_path / "table.npy"))
     (tmp_path / "list.txt").write_text("train/a/1.jpg\n")
     assert read_list(str(tmp_path / "list.txt"), by_name=True) == SplitList(("1.jpg",), ("a",))
 

@@ -13,11 +13,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from razh import recipe
-from razh.benchmark.grid import Cell
+from razh.benchmark.grid import Cell, safe
 from razh.files import read_json, write_json
 from razh.search_space import options as written
 
-__all__ = ["Job", "config_hash", "fit_job", "portable", "safe", "train_job"]
+__all__ = ["Job", "config_hash", "fit_job", "portable", "train_job"]
 
 ABOUT = "cell.json"
 LOG = "log.txt"
@@ -168,8 +168,3 @@ def _portable(value: Any) -> Any:
     if path.is_file():
         return f"{path.name} ({path.stat().st_size} bytes)"
     return path.resolve().name if path.is_dir() else value
-
-
-def safe(name: str) -> str:
-    """Return a name that a folder can have; two that become the same are told apart by the hash of their cells."""
-    return re.sub(r"[^\w.%+-]+", "_", name).strip("._") or "_"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from razh.benchmark.report_tables import DETAILS, PARTS
-from razh.benchmark.summary import Summary
+from razh.benchmark.summary import Identity, Summary
 from razh.benchmark.tables import MEAN, columns, over_protocols, spread
 from razh.files import write_text
 
@@ -19,12 +20,16 @@ __all__ = [
     "figure_in",
     "fill",
     "folded",
+    "names_of",
     "replace_block",
     "sections_of",
 ]
 
 begin, end = "<!-- razh report: begin, generated -->", "<!-- razh report: end -->"
-_FACTS = re.compile(r"^\d+ of \d+ cells, .*?`razh (?:benchmark|ablate) (\S+) [^`]*?( --tune \d+)?`", re.MULTILINE)
+_FACTS = re.compile(
+    r"^\d+ of \d+ cells, .*?`razh (?:benchmark|ablate) ([^`]+?) --dataset=(\S+) --backbone=([^`\s]+)( --tune \d+)?`",
+    re.MULTILINE,
+)
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 _MARKS = re.compile(r"\*\*|</?u>| †")
 _FOLD = "<details>\n<summary>{}</summary>\n\n"
@@ -39,16 +44,22 @@ def document(sections: Sequence[str], notes: str, title: str = "Results") -> str
     return "\n\n".join([f"# {title}", begin, *tables, *([words] if words else []), *found, end]) + "\n"
 
 
-def fill(text: str, summaries: Iterable[Summary], where: str, kept: Mapping[str, str] | None = None) -> str:
+def names_of(identities: Iterable[Identity]) -> dict[Identity, str]:
+    """Return what a document calls its benchmarks: by name, by name, data set and backbone where the name is shared."""
+    different = list(dict.fromkeys(identities))
+    count = Counter(name for name, _, _ in different)
+    return {one: one[0] if count[one[0]] == 1 else " ".join(one) for one in different}
+
+
+def fill(text: str, by_name: Mapping[str, Summary], where: str, kept: Mapping[str, str] | None = None) -> str:
     """Put figures into hand-written text: `{{BENCHMARK|METHOD|PROTOCOL|BITS|METRIC}}` becomes mean ± deviation.
 
     PROTOCOL `mean` is the mean over protocols. Figures of benchmarks that are not at hand are read from their sections,
-    `kept` by name.
+    `kept` by name; BENCHMARK is a name of `names_of`.
 
     Raises:
         ValueError: a placeholder names nothing that was measured.
     """
-    by_name = {summary.name: summary for summary in summaries}
     sections = {name: text for name, text in (kept or {}).items() if name not in by_name}
     names = {metric: name for name, metric in {**DETAILS, **PARTS}.items()}
 
@@ -113,12 +124,12 @@ def contents(sections: Iterable[str]) -> str:
     return "\n".join(f"- [{title}](#{anchor})" for title, anchor in zip(titles, anchors, strict=True))
 
 
-def sections_of(document: str) -> dict[str, str]:
-    """Return the sections of a document of `razh report`, by the name of their benchmark, in its order."""
+def sections_of(document: str) -> dict[Identity, str]:
+    """Return the sections of a document of `razh report`, by what their benchmarks are, in its order."""
     found = {}
     for part in re.split(r"^(?=## )", document, flags=re.MULTILINE):
         if facts := _FACTS.search(part):
-            found[facts[1] + ("-tuned" if facts[2] else "")] = part.partition(end)[0].strip()
+            found[facts[1] + ("-tuned" if facts[4] else ""), facts[2], facts[3]] = part.partition(end)[0].strip()
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import yaml
 
 from razh import recipe
+from razh.retrieval.packing import MAX_BITS
 
-__all__ = ["Cell", "Grid", "Method", "Protocol", "Tuning", "available", "grid_file", "read_grid"]
+__all__ = ["Cell", "Grid", "Method", "Protocol", "Tuning", "available", "grid_file", "read_grid", "safe"]
 
 FOLDER = "benchmark"
 KEYS = (
@@ -130,6 +132,11 @@ class Grid:
         grid = replace(grid, seeds=tuple(seeds) if seeds is not None else grid.seeds)
         _check(grid)
         return grid
+
+
+def safe(name: str) -> str:
+    """Return a name that a folder can have."""
+    return re.sub(r"[^\w.%+-]+", "_", name).strip("._") or "_"
 
 
 def available() -> list[str]:
@@ -292,6 +299,16 @@ def _check(grid: Grid) -> None:
         repeated = [value for value in dict.fromkeys(values) if values.count(value) > 1]
         if repeated:
             raise ValueError(f"{name} names {repeated[0]!r} twice; name each once")
+    if strange := [bits for bits in grid.bits if not 1 <= bits <= MAX_BITS]:
+        raise ValueError(f"bits holds {strange[0]}, but a code has 1 to {MAX_BITS} bits")
+    if min(grid.seeds) < 0:
+        raise ValueError(f"seeds holds {min(grid.seeds)}; seeds count from 0")
+    for name in ("methods", "protocols"):
+        folders: dict[str, str] = {}
+        for value in axes[name]:
+            other = folders.setdefault(safe(value).casefold(), value)
+            if other != value:
+                raise ValueError(f"{name} names {other!r} and {value!r}, which would share a folder; rename one")
 
 
 def _mapping(value: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -36,21 +36,28 @@ def _slug(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 
-def draw(summary: Summary, folder: Path) -> dict[str, Path]:
+def draw(summary: Summary, folder: Path, name: str = "") -> dict[str, Path]:
     """Write a picture for each protocol that has any result; return their files by protocol.
+
+    Args:
+        summary: of the benchmark.
+        folder: of the pictures.
+        name: that their names begin with; that of the benchmark if it is left out.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    drawn = {}
+    drawn: dict[str, Path] = {}
     for protocol in summary.protocols:
-        found = [column for (name, _), column in summary.columns.items() if name == protocol and column.ranked]
+        found = [column for (where, _), column in summary.columns.items() if where == protocol and column.ranked]
         if not found:
             continue
         settings = summary.plan.settings
         title = f"{settings['dataset']} · {protocol} · {settings['backbone']}"
         chance = chance_of(summary, protocol)
-        path = folder / f"{_slug(' '.join((summary.name, settings['dataset'], protocol)))}.png"
+        path = folder / f"{_slug(' '.join((name or summary.name, settings['dataset'], protocol)))}.png"
+        while path in drawn.values():  # names that differ in signs alone
+            path = path.with_stem(f"{path.stem}_")
         if len(found) > 1 and not summary.plan.reference:
             figure = curves_figure(found, chance, what(summary), title)
         else:

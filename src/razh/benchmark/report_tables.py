@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from razh.benchmark.cells import safe
+from razh.benchmark.grid import safe
 from razh.benchmark.summary import Summary
 from razh.benchmark.tables import (
     MEAN,
@@ -102,7 +102,8 @@ def mean_table(summary: Summary, sort: bool = False) -> tuple[list[str], list[li
     at = found.get(bits)
     labels = summary.labels
     if sort and at is not None:
-        labels.sort(key=lambda label: -at.entries[label].mean if at.entries[label].values else 1.0)
+        means = {label: entry.mean for label, entry in at.entries.items() if entry.values}
+        labels.sort(key=lambda label: -means.get(label, -1.0))
     extra = {f"seen, {bits} bits": seen} if seen is not None else {}
     header = ["method", *(f"{b} bits" for b in found), *extra]
     shown = [*found.values(), *extra.values()]

@@ -156,11 +156,12 @@ class Runner:
         return None
 
     def _start(self, job: Job, slot: int) -> _Running:
-        attempts = int(job.about().get("attempts", 0)) + 1
+        about = job.about()
+        spent = {"attempts": int(about.get("attempts", 0)) + 1, "seconds": about.get("seconds", 0.0)}
         if job.state == "failed":
             job.clear()
         job.folder.mkdir(parents=True, exist_ok=True)
-        job.note(state="running", attempts=attempts, error="")
+        job.note(state="running", error="", **spent)
         file = (job.folder / LOG).open("ab")
         offset = file.seek(0, os.SEEK_END)
         return _Running(job, self._launch(job, slot, file), file, time.monotonic(), offset)

@@ -17,9 +17,10 @@ from razh.benchmark.tuning import FOLDER as TUNING
 from razh.files import read_json
 from razh.retrieval.codes import Codes
 
-__all__ = ["Summary"]
+__all__ = ["Identity", "Summary"]
 
 log = logging.getLogger(__name__)
+Identity = tuple[str, str, str]  # name of the benchmark, data set, backbone
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,11 @@ class Summary:
 
         Raises:
             FileNotFoundError: the folder has no plan.
-            ValueError: cells of one protocol have different splits, or different queries.
+            ValueError: the folder has no cells, or cells of one protocol have different splits, or different queries.
         """
         plan = Plan.read(out)
+        if not plan.cells:
+            raise ValueError(f"{out} has no cells; start its benchmark again")
         rows = long_table(out, plan) if rows is None else rows
         check_one_split(rows)
         found = columns(rows, plan.metric)
@@ -68,6 +71,11 @@ class Summary:
     def name(self) -> str:
         """The benchmark's name in pictures and placeholders: its file's, with `-tuned` behind it after `--tune`."""
         return self.plan.name + ("-tuned" if self.plan.trials else "")
+
+    @property
+    def identity(self) -> Identity:
+        """What tells it from other benchmarks of a document."""
+        return self.name, self.plan.settings["dataset"], self.plan.settings["backbone"]
 
     def _differences(self, column: Column) -> dict[str, Difference]:
         reference = self.reference(column)

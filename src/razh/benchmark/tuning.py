@@ -14,8 +14,8 @@ import numpy as np
 import yaml
 
 from razh import recipe
-from razh.benchmark.cells import Job, fit_job, safe
-from razh.benchmark.grid import Grid, Method
+from razh.benchmark.cells import Job, fit_job
+from razh.benchmark.grid import Grid, Method, safe
 from razh.files import write_json
 from razh.search_space import SearchSpace
 
@@ -60,13 +60,14 @@ class Tuned:
     problem: str = ""
 
 
-def space_of(method: Method) -> SearchSpace | None:
+def space_of(grid: Grid, method: Method) -> SearchSpace | None:
     """Return the search space that a method's configuration declares, without options that the benchmark fixes."""
     path = recipe.config_file("method", method.method)
     if not yaml.safe_load(path.read_text(encoding="utf-8")).get("search"):
         return None
     space = SearchSpace.read(path)
-    free = {name: parameter for name, parameter in space.parameters.items() if name not in method.options}
+    fixed = {*grid.options, *grid.tuning.protocol.options, *method.options}
+    free = {name: parameter for name, parameter in space.parameters.items() if name not in fixed}
     return SearchSpace(free) if free else None
 
 
@@ -75,7 +76,7 @@ def draw_trials(grid: Grid, method: Method, count: int, out: Path) -> list[Trial
 
     More trials later keep the first ones. A method with nothing to search has none.
     """
-    space = space_of(method)
+    space = space_of(grid, method)
     if space is None:
         return []
     name = method.label.encode()

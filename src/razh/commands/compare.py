@@ -11,7 +11,7 @@ from rich.table import Table
 
 from razh.commands.evaluate import write_json
 from razh.retrieval.codes import Codes
-from razh.retrieval.comparison import Comparison, check_same_queries, paired_difference
+from razh.retrieval.comparison import Comparison, aligned, paired_difference
 from razh.retrieval.evaluation import Settings, Share, Task, measure, retrieval_tasks, tie_band
 from razh.retrieval.hamming import ROUTES
 
@@ -59,8 +59,8 @@ def main(argv: list[str]) -> int:
         OSError: the JSON file cannot be written.
     """
     options = _parser().parse_args(argv)
-    first, second = Codes.load(options.first), Codes.load(options.second)
-    check_same_queries(first, second)
+    first = Codes.load(options.first)
+    second = aligned(first, Codes.load(options.second))
     if options.by == "class" and first.multi_label:
         raise ValueError("by is 'class', but the labels are multi-hot; compare by query")
     verdicts = [_verdict(pair, options) for pair in zip(retrieval_tasks(first), retrieval_tasks(second), strict=True)]

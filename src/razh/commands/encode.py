@@ -16,7 +16,7 @@ SKIPPED = 3  # exit status: the codes are written, but some images were left out
 _EPILOG = """\
 The file of codes is an .npz with
   codes   (n, ceil(bits / 8)) uint8, bits in np.packbits order
-  paths   (n,) relative to the folder that was given
+  paths   (n,) relative to the folder that was given; to the one that all have in common, if several were
   bits    code length
   checkpoint   SHA-256 of the checkpoint's file: codes of two checkpoints do not compare
 and, where every image lies in a sub-folder, its name as a class: labels (n,) and class_names.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, evaluate
 from razh.retrieval.hamming import ROUTES, choose_route
 from razh.retrieval.plots import distance_figure, precision_recall_figure, save_figure
-from razh.retrieval.reading import FORMS, ReadCodes, code_warnings, read_codes
+from razh.retrieval.reading import FORMS, ReadCodes, class_list, code_warnings, read_codes
 from razh.retrieval.report import table
 
 __all__ = ["main", "read_input", "write_json"]
+
+FOREIGN = {"query_index": None, "database_index": None, "form": "auto", "bits": None, "threshold": 0.0}
 
 _EPILOG = """\
 A codes file (.npz) holds query_codes, database_codes (packed bytes), query_labels, database_labels and bits, and
@@ -50,6 +53,8 @@ def main(argv: list[str]) -> int:
         OSError: an output file cannot be written.
     """
     options = _parser().parse_args(argv)
+    if options.per_query and not options.json:
+        raise ValueError("--per-query needs --json: the AP of every query is written there")
     console = Console()
     read = read_input(options)
     codes = read.codes
@@ -84,7 +89,10 @@ def read_input(options: argparse.Namespace) -> ReadCodes:
     names = ("query_codes", "database_codes", "query_labels", "database_labels")
     given = {name: getattr(options, name) for name in names if getattr(options, name)}
     if options.codes and not given:
+        _check_alone(options)
         codes = Codes.load(options.codes)
+        if options.unseen_classes is not None:
+            codes = replace(codes, unseen_classes=class_list(options.unseen_classes, codes.class_names))
         said = (
             f"codes file: packed bytes, {codes.bits} bits; labels: {'multi-hot' if codes.multi_label else 'class ids'}"
         )
@@ -101,6 +109,14 @@ def read_input(options: argparse.Namespace) -> ReadCodes:
         bits=options.bits,
         threshold=options.threshold,
     )
+
+
+def _check_alone(options: argparse.Namespace) -> None:
+    """Refuse options beside a codes file that say what it says itself."""
+    for name, default in FOREIGN.items():
+        if getattr(options, name) != default:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} goes with --query-codes; {options.codes} says it itself, leave it out")
 
 
 def _remarks(result: Evaluation) -> list[str]:
@@ -161,7 +177,9 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", metavar="FILE", help="image numbers or names; images in both never match themselves"
         )
     foreign.add_argument(
-        "--unseen-classes", metavar="IDS|FILE", help="e.g. 150-199; splits the figures into unseen and seen"
+        "--unseen-classes",
+        metavar="IDS|NAMES|FILE",
+        help="e.g. 150-199, or zebra,okapi; splits the figures into unseen and seen (also with CODES.npz)",
     )
     foreign.add_argument("--form", choices=FORMS, default="auto", help="what the codes are; default: detect")
     foreign.add_argument("--bits", type=int, help="code length, for packed codes that are not whole bytes")

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _EPILOG = """\
 Everything in FILE is generated. Words of one's own go into a second file, FILE with `.notes.md` for `.md`, which is
 put in front of the tables; figures in it are placeholders, {{BENCHMARK|METHOD|PROTOCOL|BITS|METRIC}}, that become
-mean ± deviation.
+mean ± deviation. BENCHMARK is its name; "NAME DATASET BACKBONE" where one document has several of that name.
 
 examples:
   razh report runs/benchmark/default-cub                          # tables and curves of the folder again
@@ -59,30 +59,37 @@ def main(argv: list[str]) -> int:
 
 def _write(folders: list[Path], options: argparse.Namespace) -> None:
     from razh.benchmark import report
-    from razh.benchmark.document import document, fill, replace_block, sections_of
+    from razh.benchmark.document import document, fill, names_of, replace_block, sections_of
+    from razh.benchmark.grid import safe
     from razh.benchmark.rows import write_record
-    from razh.benchmark.summary import Summary
+    from razh.benchmark.summary import Identity, Summary
 
     target = Path(options.write)
-    summaries = [Summary.of(folder, options.by) for folder in folders]
+    summaries: dict[Identity, Summary] = {}
+    for folder in folders:
+        summary = Summary.of(folder, options.by)
+        if (other := summaries.setdefault(summary.identity, summary)) is not summary:
+            raise ValueError(f"{other.out} and {folder} are both {' '.join(summary.identity)}; name one of them")
     beside = target.with_suffix(".notes.md")
     notes_file = Path(options.notes) if options.notes else beside if beside.is_file() else None
     kept = sections_of(target.read_text(encoding="utf-8")) if options.keep and target.is_file() else {}
     words = notes_file.read_text(encoding="utf-8") if notes_file else ""
-    notes = fill(words, summaries, str(notes_file), kept)
+    names = names_of([*kept, *summaries])
+    by_name = {names[identity]: summary for identity, summary in summaries.items()}
+    notes = fill(words, by_name, str(notes_file), {names[identity]: text for identity, text in kept.items()})
     pictures = Path(options.figures) if options.figures else target.parent / "figures"
-    for summary in summaries:
-        drawn = report.draw(summary, pictures)
-        links = {name: Path(os.path.relpath(path, target.parent)).as_posix() for name, path in drawn.items()}
-        kept[summary.name] = report.markdown_section(summary, links)
+    for name, summary in by_name.items():
+        drawn = report.draw(summary, pictures, name)
+        links = {protocol: Path(os.path.relpath(path, target.parent)).as_posix() for protocol, path in drawn.items()}
+        kept[summary.identity] = report.markdown_section(summary, links)
         if options.rows:
-            write_record(summary.rows, Path(options.rows) / f"{summary.name}.csv")
+            write_record(summary.rows, Path(options.rows) / f"{safe(name)}.csv")
     write_text(target, document(list(kept.values()), notes))
     log.info("written: %s, %d figures in %s", target, len(kept), pictures)
     if options.readme:
         readme = Path(options.readme)
         link = Path(os.path.relpath(target, readme.parent)).as_posix()
-        replace_block(readme, report.headline(summaries[0], link))
+        replace_block(readme, report.headline(next(iter(by_name.values())), link))
         log.info("written: the table in %s", readme)
 
 

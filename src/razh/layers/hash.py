@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from razh.retrieval.packing import MAX_BITS
+
 
 class HashHead(nn.Linear):
     """Linear projection of a feature (B, D) to hash logits (B, L); their signs are the code."""
@@ -12,13 +14,13 @@ class HashHead(nn.Linear):
 
         Args:
             dim: width D of the feature.
-            bits: code length L, any number from 1 up.
+            bits: code length L, 1 to 1,024.
 
         Raises:
-            ValueError: bits below 1.
+            ValueError: a code length out of range.
         """
-        if bits < 1:
-            raise ValueError(f"bits={bits} must be at least 1; pass BITS=64, say")
+        if not 1 <= bits <= MAX_BITS:
+            raise ValueError(f"bits={bits} must be 1 to {MAX_BITS}; pass BITS=64, say")
         super().__init__(dim, bits)
 
     @torch.no_grad()

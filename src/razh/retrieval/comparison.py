@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from razh.retrieval.codes import Codes
+from razh.retrieval.tasks import seen_rows_are_queries
 
-__all__ = ["Comparison", "check_same_queries", "paired_difference"]
+__all__ = ["Comparison", "aligned", "check_same_queries", "paired_difference"]
 
 CELLS = 1 << 22  # (sample, unit) pairs drawn together
 
@@ -127,7 +128,34 @@ def check_same_queries(first: Codes, second: Codes) -> None:
             raise ValueError(
                 f"{name} differs between the files; a paired comparison needs the same queries in one order"
             )
-    name = "database_labels" if first.database_index is None else "database_index"
+    name = _item_name(first)
     left, right = getattr(first, name), getattr(second, name)
     if not np.array_equal(np.sort(left, axis=0), np.sort(right, axis=0)):
         raise ValueError(f"{name} differs between the files; a paired comparison needs the same database")
+
+
+def aligned(first: Codes, second: Codes) -> Codes:
+    """Return the second codes file with its database in the order of the first: its seen rows may be queries, too.
+
+    Raises:
+        ValueError: see `check_same_queries`; or such rows have other orders, and no index says which is which.
+    """
+    check_same_queries(first, second)
+    name = _item_name(first)
+    left, right = getattr(first, name), getattr(second, name)
+    if np.array_equal(left, right) or not seen_rows_are_queries(first):
+        return second
+    if first.database_index is None:
+        raise ValueError(
+            f"{name} has another order in the second file, and rows of the database are the queries of seen classes; "
+            "store database_index in both files, or one order"
+        )
+    rows = np.empty_like(left)
+    rows[np.argsort(left, kind="stable")] = np.argsort(right, kind="stable")
+    moved = {name: getattr(second, name)[rows] for name in ("database_codes", "database_labels", "database_index")}
+    return replace(second, **moved)
+
+
+def _item_name(codes: Codes) -> str:
+    """Return the array that tells database items apart as well as the file allows."""
+    return "database_labels" if codes.database_index is None else "database_index"

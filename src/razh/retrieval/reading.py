@@ -6,7 +6,7 @@ Every reader says what it took the numbers for, so that a wrong guess is seen: `
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from razh.retrieval.codes import Codes
 from razh.retrieval.health import bit_shares
 from razh.retrieval.packing import check_packed, pack
 
-__all__ = ["FORMS", "ReadCodes", "binary_codes", "class_list", "read_array", "read_codes"]
+__all__ = ["FORMS", "ReadCodes", "binary_codes", "class_list", "is_text", "read_array", "read_codes"]
 
 FORMS = ("auto", "bits", "signs", "real", "packed")
 Array = NDArray[Any]
@@ -46,19 +46,31 @@ def read_array(source: str) -> Array:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be read, the key is missing, or it has several arrays and none was named.
     """
-    path, _, key = source.partition(":") if not Path(source).exists() else (source, "", "")
+    path, key = _path_and_key(source)
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {path}; give .npy, .npz:key, .mat:variable or a text file")
-    suffix = Path(path.removesuffix(".gz")).suffix.lower()
-    if suffix not in (".npy", ".npz", ".mat"):
+    if is_text(path):
         return _read_text(path)
     try:
-        arrays = _read_mat(path) if suffix == ".mat" else _read_numpy(path)
+        arrays = _read_mat(path) if path.lower().endswith(".mat") else _read_numpy(path)
     except NotImplementedError as error:
         raise ValueError(f"{path} is a MATLAB 7.3 file (HDF5); save it with -v7, or as .npy") from error
     except Exception as error:  # a damaged file fails in many ways
         raise ValueError(f"{path} cannot be read ({error}); is it complete, and does its suffix fit?") from error
     return _pick(arrays, key, path)
+
+
+def is_text(source: str) -> bool:
+    """Whether `read_array` takes the file for text."""
+    return Path(_path_and_key(source)[0].removesuffix(".gz")).suffix.lower() not in (".npy", ".npz", ".mat")
+
+
+def _path_and_key(source: str) -> tuple[str, str]:
+    """Return path and key of `path:key`; a path may have colons itself."""
+    if Path(source).exists() or ":" not in source:
+        return source, ""
+    path, _, key = source.rpartition(":")
+    return path, key
 
 
 def _read_numpy(path: str) -> dict[str, Array]:
@@ -231,41 +243,61 @@ def _label_side(labels: Array, size: int, name: str) -> Array:
     return labels
 
 
-def _labels(query: Array, database: Array, rows: tuple[int, int]) -> tuple[Array, Array, str]:
-    """Return class ids (n,) or multi-hot labels (n, C) of both sides, and what they were."""
+def _labels(query: Array, database: Array, rows: tuple[int, int]) -> tuple[Array, Array, tuple[str, ...], str]:
+    """Return class ids (n,) or multi-hot labels (n, C) of both sides, class names if there are any, what they were."""
     left, right = _label_side(query, rows[0], "query labels"), _label_side(database, rows[1], "database labels")
     if left.ndim != right.ndim:
         raise ValueError(f"query labels have shape {left.shape} but database labels {right.shape}; use one kind")
     if left.dtype.kind in "US" or right.dtype.kind in "US":
         names, ids = np.unique(np.concatenate([left.astype(str), right.astype(str)]), return_inverse=True)
-        return ids[: len(left)], ids[len(left) :], f"labels: {len(names)} class names"
+        return ids[: len(left)], ids[len(left) :], tuple(names.tolist()), f"labels: {len(names)} class names"
     if left.ndim == 1:
-        return left, right, f"labels: class ids, {len(np.unique(np.concatenate([left, right])))} classes"
+        return left, right, (), f"labels: class ids, {len(np.unique(np.concatenate([left, right])))} classes"
     if left.shape[1] != right.shape[1] or not (np.isin(left, (0, 1)).all() and np.isin(right, (0, 1)).all()):
         raise ValueError(
             f"label rows have {left.shape[1]} and {right.shape[1]} columns; multi-hot labels are 0/1, (n, C)"
         )
     if (left.sum(axis=1) == 1).all() and (right.sum(axis=1) == 1).all():
-        return left.argmax(axis=1), right.argmax(axis=1), f"labels: one-hot over {left.shape[1]} classes, read as ids"
-    return left.astype(np.uint8), right.astype(np.uint8), f"labels: multi-hot over {left.shape[1]} classes"
+        said = f"labels: one-hot over {left.shape[1]} classes, read as ids"
+        return left.argmax(axis=1), right.argmax(axis=1), (), said
+    return left.astype(np.uint8), right.astype(np.uint8), (), f"labels: multi-hot over {left.shape[1]} classes"
 
 
-def class_list(text: str) -> tuple[int, ...]:
-    """Return class ids from `150-199,3,7` or from a text, .npy or .mat file with one id a row.
+def class_list(text: str, names: Sequence[str] = ()) -> tuple[int, ...]:
+    """Return class ids from `150-199,3,7`, from names, or from a text, .npy or .mat file with one of them a row.
+
+    Args:
+        text: ids and ranges, or names, with commas between them; or a file.
+        names: by class id, where classes have names.
 
     Raises:
-        ValueError: neither.
+        ValueError: neither, a range that runs backwards, or a name that no class has.
     """
-    if not Path(text.partition(":")[0]).exists():
+    if not Path(_path_and_key(text)[0]).exists():
+        given = [part.strip() for part in text.split(",")]
+        if set(given) <= set(names):
+            return tuple(sorted({names.index(name) for name in given}))
         try:
-            ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
-            return tuple(sorted({number for low, *high in ends for number in range(low, (high or [low])[0] + 1)}))
+            return tuple(sorted({number for part in given for number in _id_range(part)}))
         except ValueError as error:
-            raise ValueError(f"unseen-classes is {text!r}; write e.g. 150-199,3 or name a file") from error
-    ids = read_array(text).ravel()
-    if not np.issubdtype(ids.dtype, np.number) or (ids != np.round(ids)).any():
-        raise ValueError(f"unseen-classes file {text} holds no class ids; write one integer a line")
-    return tuple(sorted({int(number) for number in ids}))
+            known = f"; class names here: {', '.join(names[:5])}, …" if names else ""
+            raise ValueError(f"unseen-classes is {text!r}; write e.g. 150-199,3 or name a file{known}") from error
+    listed = read_array(text).ravel()
+    if listed.dtype.kind in "US" and set(listed.tolist()) <= set(names):
+        return tuple(sorted({names.index(name) for name in listed.tolist()}))
+    if not np.issubdtype(listed.dtype, np.number) or (listed != np.round(listed)).any():
+        known = " or one of the labels' class names" if names else ""
+        raise ValueError(f"unseen-classes file {text} holds no class ids; write one integer{known} a line")
+    return tuple(sorted({int(number) for number in listed}))
+
+
+def _id_range(text: str) -> range:
+    """Return the ids of `3` or `150-199`."""
+    low, dash, high = text.partition("-")
+    found = range(int(low), int(high if dash else low) + 1)
+    if not found:
+        raise ValueError(f"{text} runs backwards")
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------- together
@@ -295,15 +327,15 @@ def read_codes(
     raw = [_turned(read_array(path), side) for path, side in zip((query_codes, database_codes), labels, strict=True)]
     left, right, length, said = binary_codes(raw[0][0], raw[1][0], form, bits, threshold)
     notes = [said] + ["codes: stored as (L, n), turned"] * (raw[0][1] or raw[1][1])
-    left_labels, right_labels, said = _labels(*labels, (len(left), len(right)))
+    left_labels, right_labels, names, said = _labels(*labels, (len(left), len(right)))
     notes.append(said)
     index: tuple[Array | None, Array | None] = (None, None)
     if query_index and database_index:
         index = _indices(read_array(query_index), read_array(database_index))
     elif query_index or database_index:
         raise ValueError("one of --query-index and --database-index is missing; give both or neither")
-    unseen = None if unseen_classes is None else class_list(unseen_classes)
-    codes = Codes(left, right, left_labels, right_labels, length, *index, unseen_classes=unseen)
+    unseen = None if unseen_classes is None else class_list(unseen_classes, names)
+    codes = Codes(left, right, left_labels, right_labels, length, *index, unseen_classes=unseen, class_names=names)
     return ReadCodes(codes, tuple(notes), tuple(code_warnings(codes)))
 
 

@@ -19,9 +19,9 @@ def _is_row(name: str) -> bool:
 
 def _chance(figures: Mapping[str, float], key: str) -> float | None:
     """Return the value of `chance` beside `map`, of `chance@R` beside `map@R`, and of that of a group without `map`."""
-    group = key.rpartition("/")[0]
-    if f"{group}/map" not in figures:
-        return figures.get(f"{group}/chance")
+    group, slash, _ = key.rpartition("/")
+    if f"{group}{slash}map" not in figures:
+        return figures.get(f"{group}{slash}chance")
     head, found, rest = key.rpartition("map")
     return figures.get(f"{head}chance{rest}") if found and not key.endswith("/all") else None
 

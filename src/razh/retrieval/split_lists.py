@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from razh.retrieval.reading import read_array
+from razh.retrieval.reading import is_text, read_array
 
 __all__ = ["Audit", "SplitList", "audit", "read_list"]
 
@@ -45,7 +45,7 @@ def read_list(source: str, by_name: bool = False) -> SplitList:
     """Read a list: text with one item a line (also .gz), or an index array (.npy, .npz:key, .mat:variable).
 
     A line is a path, `class_folder/image.jpg`, or a path followed by a class id or by 0/1 labels. The class is what
-    follows the path, else the folder.
+    follows the path, else the folder. A path may be a number, too.
 
     Args:
         source: the file.
@@ -53,9 +53,14 @@ def read_list(source: str, by_name: bool = False) -> SplitList:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty or cannot be read.
+        ValueError: the file is empty, cannot be read, or is an array of more than one dimension.
     """
     array = read_array(source)
+    if array.ndim > 1 and 1 not in array.shape:
+        if not is_text(source):
+            raise ValueError(f"{source} holds an array of shape {array.shape}; a list of items has one dimension")
+        items, *labels = array.T.astype(str).tolist()
+        return SplitList(tuple(items), tuple(map(" ".join, zip(*labels, strict=True))))
     if array.dtype.kind not in "US":
         return SplitList(tuple(str(int(item)) for item in array.ravel()), ("",) * array.size)
     lines = [str(line).replace("\\", "/") for line in array]

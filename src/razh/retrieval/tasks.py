@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from razh.retrieval.codes import Codes
 
-__all__ = ["Task", "retrieval_tasks"]
+__all__ = ["Task", "retrieval_tasks", "seen_rows_are_queries"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ def retrieval_tasks(codes: Codes) -> list[Task]:
         tasks.append(_task(codes, "unseen", rows, None, own, True))
         if unseen_rows.any():
             tasks.append(_task(codes, "zsl", rows, np.flatnonzero(unseen_rows), own, False))
-    if not unseen_query.all():
+    if not seen_rows_are_queries(codes):
         tasks.append(_task(codes, "seen", np.flatnonzero(~unseen_query), None, own, False))
     elif not unseen_rows.all():
         seen = np.flatnonzero(~unseen_rows)
@@ -74,6 +74,12 @@ def retrieval_tasks(codes: Codes) -> list[Task]:
             )
         )
     return tasks
+
+
+def seen_rows_are_queries(codes: Codes) -> bool:
+    """Whether the task `seen` takes its queries from the database: the file has none of seen classes."""
+    unseen = codes.unseen_classes
+    return unseen is not None and bool(np.isin(codes.query_labels, unseen).all())
 
 
 def _task(
