@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.annotations import Annotations
 from datamodules.attributes import attribute_vectors
-from datamodules.images import TRANSFORM, evaluation_view, read_image, training_view
+from datamodules.images import TRANSFORM, content_signature, evaluation_view, read_image, training_view
 from datamodules.items import Batch, Items, whole_batch
 from datamodules.protocols import Protocol, make_split
 from datamodules.sampler import EpochSampler
@@ -145,10 +145,9 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
         return read_image(self.image_path(index))
 
     def image_signature(self) -> Iterable[str]:
-        """Yield lines that change when an image of the data set changes: by default each path and file size."""
+        """Yield lines that change when an image of the data set changes: see `content_signature`."""
         for index, path in enumerate(self.annotations.image_paths):
-            file = self.image_path(index)
-            yield f"{path}\t{file.stat().st_size if file.is_file() else 'missing'}"
+            yield f"{path}\t{content_signature(self.image_path(index))}"
 
     # ------------------------------------------------------------------ parts, where a data set knows them
 
@@ -262,7 +261,7 @@ class ZeroShotDataModule(L.LightningDataModule, ABC):
         """
         digest = hashlib.sha256(f"{self.dataset}\t{self.image_size}\t{TRANSFORM}\n".encode())
         for line in self.image_signature():
-            digest.update(f"{line}\n".encode())
+            digest.update(f"{line}\n".encode(errors="surrogateescape"))  # file names that are not UTF-8
         return digest.hexdigest()
 
     # ------------------------------------------------------------------ images

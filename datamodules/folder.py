@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ class FolderDataModule(ZeroShotDataModule):
         root: Folder with one folder of images for each class.
         protocol: `unseen-K%`, or `listed` for the classes in `unseen_classes`.
         attributes_file: The table; None: `attributes.csv` in `root`.
-        unseen_classes: Names of the unseen classes; of each seen class 80 % train and the rest is in the database,
-            every other unseen image is a query. Implies the protocol `listed`.
+        unseen_classes: Names of the unseen classes, a list or with commas between them; of each seen class 80 % train
+            and the rest is in the database, every other unseen image is a query. Implies the protocol `listed`.
         kwargs: Arguments of `ZeroShotDataModule`.
 
     Raises:
@@ -42,12 +43,13 @@ class FolderDataModule(ZeroShotDataModule):
         root: str,
         protocol: str = "unseen-20%",
         attributes_file: str | None = None,
-        unseen_classes: Sequence[str] = (),
+        unseen_classes: Sequence[str | int] | str = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(root, "listed" if unseen_classes else protocol, **kwargs)
         self.attributes_file = Path(attributes_file) if attributes_file is not None else self.root / "attributes.csv"
-        self.unseen_classes = tuple(unseen_classes)
+        named = unseen_classes.split(",") if isinstance(unseen_classes, str) else unseen_classes
+        self.unseen_classes = tuple(unicodedata.normalize("NFC", str(name).strip()) for name in named)
 
     def read_annotations(self) -> Annotations:
         """Read the table and list the folders, see the base class."""
@@ -56,11 +58,16 @@ class FolderDataModule(ZeroShotDataModule):
                 f"no class/image folders at {self.root}; pass DATA_ROOT=…, or train on DATASET=synthetic"
             )
         classes, attributes, values = read_class_table(self.attributes_file)
-        folders = {path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")}
-        self._compare(classes, folders)
+        there = [path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        # A Mac writes umlauts as two characters, where a table has one.
+        folders = {unicodedata.normalize("NFC", name): name for name in there}
+        classes = tuple(unicodedata.normalize("NFC", name) for name in classes)
+        self._compare(classes, set(folders))
         lowest, highest = np.minimum(values.min(axis=0), 0), np.maximum(values.max(axis=0), 1)
         listed = [
-            (label, f"{name}/{file}") for label, name in enumerate(classes) for file in list_images(self.root / name)
+            (label, f"{folders[name]}/{file}")
+            for label, name in enumerate(classes)
+            for file in list_images(self.root / folders.get(name, name))
         ]
         return Annotations(
             labels=np.array([label for label, _ in listed], dtype=np.int64),

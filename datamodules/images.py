@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import random
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 __all__ = [
     "TRANSFORM",
+    "content_signature",
     "evaluation_view",
     "list_images",
     "list_images_below",
@@ -24,8 +26,8 @@ __all__ = [
     "training_view",
 ]
 
-TRANSFORM = "shorter side to size, bilinear antialias, centre crop, uint8; version 1"
-"""Says what `evaluation_view` does; part of a feature cache's key."""
+TRANSFORM = "shorter side to size, bilinear antialias, centre crop, uint8; version 2"
+"""Says what `read_image` and `evaluation_view` do; part of a feature cache's key."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -33,29 +35,66 @@ _SCALE = (0.35, 1.0)  # area share of a training crop
 _RATIO = (3 / 4, 4 / 3)  # width : height of a training crop
 
 
+UNCOMPRESSED = frozenset({".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+_BLOCK = 4096  # bytes
+
+
 def read_image(path: Path) -> Tensor:
     """Decode one image file to uint8 RGB (3, H, W); torchvision first, Pillow for formats that it lacks.
 
+    It comes as viewers show it: turned as its EXIF orientation says, the first picture of an animation, 16 bits scaled
+    down to 8.
+
     Raises:
         FileNotFoundError: There is no such file.
-        OSError: The file is cut short or is not an image; the message names it.
+        OSError: The file is cut short, is not an image, or has pixels of more than 16 bits; the message names it.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"no image file {path}; run `make data` again, or remove it from the list") from None
     try:
-        image: Tensor = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
-        return image
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        image: Tensor = decode_image(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
     except (RuntimeError, ValueError):  # ValueError: an empty file has no buffer
         try:
             with Image.open(io.BytesIO(content)) as picture:
-                return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+                upright = ImageOps.exif_transpose(picture)
+                deep = upright.mode == "F" or upright.mode.startswith("I")
+                pixels = np.array(upright if deep else upright.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
             raise OSError(
                 f"image file {path} ({len(content)} bytes) is cut short or not an image; "
                 f"fetch it again or delete it ({error})"
             ) from error
+        if not deep:
+            return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 0xFFFF:
+            raise OSError(f"image file {path} has pixels that are no 8 or 16 bits; save it as such") from None
+        image = torch.from_numpy(pixels.astype(np.int32)).expand(3, -1, -1)
+    if image.ndim == 4:
+        image = image[0]
+    if image.dtype != torch.uint8:
+        image = ((image.int() * 0xFF + 0x7FFF) // 0xFFFF).to(torch.uint8)
+    return image.contiguous()
+
+
+def content_signature(path: Path) -> str:
+    """Return what changes when a file's content does: its size, and where that says nothing, some of its bytes.
+
+    Pictures of one size that are stored uncompressed are files of one size.
+    """
+    if not path.is_file():
+        return "missing"
+    size = path.stat().st_size
+    if path.suffix.lower() not in UNCOMPRESSED:
+        return str(size)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for start in (0, max(size // 2 - _BLOCK // 2, 0), max(size - _BLOCK, 0)):
+            file.seek(start)
+            digest.update(file.read(_BLOCK))
+    return f"{size}\t{digest.hexdigest()}"
 
 
 def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
@@ -99,10 +138,15 @@ def list_images(folder: Path) -> list[str]:
     """Return the names of the image files directly in `folder`, sorted; none if there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path.name for path in folder.iterdir() if _is_image(path))
 
 
 def list_images_below(folder: Path) -> list[str]:
     """Return the paths, relative to `folder` and with slashes, of the image files anywhere below it, sorted."""
-    below = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    below = (path for path in folder.rglob("*") if _is_image(path))
     return sorted(path.relative_to(folder).as_posix() for path in below)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file has the name of an image; hidden ones, which systems put beside others, do not."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -81,6 +81,11 @@ def make_split(
             notes.append("no published image lists found: seen classes cut 80/20 by a seeded draw per class")
             log.warning("protocol %r: %s; figures are not those of the published split", name, notes[-1])
         trainval, query, database = _drawn_lists(name, protocol, annotations, unseen, seed)
+    if not len(query):
+        raise ValueError(
+            f"protocol is {name!r}, but none of its {len(unseen)} unseen classes has two images: one would be a query, "
+            "one to find; add images, or pass another --data.split_seed"
+        )
     validation, train, validation_query, validation_database = validation_lists(
         trainval, annotations.labels, seed, validation_class_share, validation_image_share
     )
@@ -153,11 +158,15 @@ def _unseen_classes(name: str, protocol: Protocol, annotations: Annotations, see
         unseen = np.flatnonzero(np.isin(annotations.class_ids, protocol.unseen))
     else:
         unseen = np.sort(draw_order(classes, seed, _CLASSES)[: protocol.unseen_count])
+    if classes < 2:
+        raise ValueError(
+            f"there is {classes} class, but zero-shot learning needs a seen and an unseen one; add classes"
+        )
     if not 0 < len(unseen) < classes:
         kind = "unseen" if len(unseen) == 0 else "seen"
         raise ValueError(
             f"protocol is {name!r}, but it leaves no {kind} class among the {classes} classes present; "
-            "pass --data.protocol=unseen-20%, or the complete data set"
+            "name other unseen classes, pass --data.protocol=unseen-20%, or the complete data set"
         )
     return unseen.astype(np.int64)
 

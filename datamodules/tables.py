@@ -37,11 +37,14 @@ def read_lines(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such file.
+        ValueError: The file is not in UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FileNotFoundError(f"no annotation file {path}; unpack the data set again, it belongs to it") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); fetch it again") from None
     return [stripped for line in text.splitlines() if (stripped := line.strip())]
 
 
@@ -89,6 +92,7 @@ def read_csv(path: Path) -> list[list[str]]:
 
     Raises:
         FileNotFoundError: There is no such file.
+        ValueError: The file is not in UTF-8.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -96,6 +100,10 @@ def read_csv(path: Path) -> list[list[str]]:
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no table {path}; write it with a header and one row a name, or correct the path"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as `CSV UTF-8`"
         ) from None
 
 

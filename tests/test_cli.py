@@ -180,6 +180,8 @@ REFUSED = {
     "unknown protocol": (["--data.protocol=nope"], "'nope'"),
     "share out of range": (["--model.replaced_share=2"], "replaced_share=2.0"),
     "nothing to go on with": (["--ckpt_path=last"], "leave out --ckpt_path=last"),
+    "batches of the validation": (["--trainer.overfit_batches=1"], "pass --trainer.limit_train_batches"),
+    "no end": (["--trainer.max_epochs=-1"], "pass --trainer.max_epochs or --trainer.max_steps"),
 }
 
 
@@ -195,10 +197,38 @@ def test_bad_input_gets_one_line_and_leaves_nothing(case, tmp_path, capsys, monk
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-def test_checkpoint_of_another_length_is_refused(run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--bits=16"], "codes of 12 bits, model.bits is 16; pass BITS=12"),
+        (["--method=ce"], "the checkpoint is one of RAZH, this run's method is CE; pass the METHOD"),
+        (["--model.parts=5"], "the checkpoint does not fit this run: clustering.centres is"),
+        (["--data.unseen_classes=3"], "the checkpoint knows 28 classes ("),
+        (["--data.protocol=unseen-30%"], "of the unseen classes here were trained on"),
+        (["--data.split_seed=3"], "the checkpoint was trained on 16 other classes, protocol 'ps'"),
+    ],
+)
+def test_checkpoint_of_something_else_is_refused(run, tmp_path, capsys, options, told):
     checkpoint = run / "checkpoints/best.ckpt"
-    assert main(["test", *SMALL, *QUICK, "--bits=16", f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path / 'x'}"]) == 1
-    assert "codes of 12 bits, model.bits is 16; pass BITS=12" in capsys.readouterr().err
+    arguments = [*SMALL, *QUICK, "--bits=12", *options, f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path / 'x'}"]
+    assert main(["test", *arguments]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert told in errors[0]
+
+
+@pytest.mark.parametrize("options", [[], ["--ckpt_path=last"]])
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_what_needs_a_trained_network_asks_for_one(tmp_path, capsys, monkeypatch, command, options):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, *SMALL, *QUICK, *options]) == 1
+    assert f"{command} needs a trained network; pass --ckpt_path=RUN/checkpoints/best.ckpt" in capsys.readouterr().err
+
+
+def test_a_short_option_does_not_lose_against_a_file_in_silence(run, tmp_path, capsys):
+    config = run / "config.yaml"
+    assert main(["train", f"--config={config}", "--method=itq", f"--run_dir={tmp_path / 'x'}"]) == 1
+    assert f"--method=itq contradicts method: razh of {config}; leave one of them out" in capsys.readouterr().err
 
 
 def test_truncated_checkpoint_is_refused(run, tmp_path, capsys):

@@ -173,6 +173,9 @@ def test_one_rank_is_told_to_stop_and_all_of_them_do_and_go_on(job, tmp_path):
     assert job(2, *given, f"--run_dir={tmp_path / 'run'}", signals={1: 9}) == [stop, stop], said(tmp_path)
     assert not (tmp_path / "run/metrics.json").exists()
     assert job(2, *given, f"--run_dir={tmp_path / 'run'}") == [0, 0], said(tmp_path)
+    saved = torch.load(tmp_path / "whole/checkpoints/last.ckpt", weights_only=True)["callbacks"]
+    first, second = next(of["random"] for of in saved.values() if "random" in of)
+    assert not torch.equal(first["torch"], second["torch"])  # else both would hide and choose the same
     whole, parted = state(tmp_path / "whole"), state(tmp_path / "run")
     assert all(torch.equal(values, parted[name]) for name, values in whole.items())
 

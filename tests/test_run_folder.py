@@ -181,6 +181,8 @@ def test_what_no_result_depends_on_may_differ(tmp_path, default):
     folder = unfinished_in(tmp_path / "mine")
     quiet = CONFIG | {"trainer": {"enable_progress_bar": False}}
     assert run_folder.choose(str(folder), default, resume=False, config=quiet).resume
+    profiled = CONFIG | {"trainer": {"profiler": {"class_path": "some.Profiler", "init_args": {"top": 3}}}}
+    assert run_folder.choose(str(folder), default, resume=False, config=profiled).resume
 
 
 def test_starting_over_takes_a_folder_of_its_own(default):

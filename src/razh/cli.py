@@ -65,6 +65,12 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")
         return 130
+    except Exception as error:
+        # Lightning's word for options that do not go together; asked by name, since importing it takes seconds.
+        if debug or type(error).__name__ != "MisconfigurationException":
+            raise
+        _say_error(_one_line(error))
+        return 1
 
 
 def _say_error(text: str) -> None:

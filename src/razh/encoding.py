@@ -22,7 +22,7 @@ from razh.processes import cores
 from razh.progress import track
 from razh.retrieval.packing import pack
 
-__all__ = ["Source", "Unfinished", "default_device", "digest_of", "encode", "find_images", "save", "work_key"]
+__all__ = ["Source", "Unfinished", "device_named", "digest_of", "encode", "find_images", "save", "work_key"]
 
 log = logging.getLogger(__name__)
 MOST_WORKERS = 8
@@ -36,9 +36,20 @@ class Source(NamedTuple):
     names: list[str]
 
 
-def default_device() -> str:
-    """Return `cuda` where there is a GPU, else `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def device_named(name: str | None) -> str:
+    """Return the device of that name; None: `cuda` where there is a GPU, else `cpu`.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    if not name:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device={name} cannot be used ({reason}); pass cpu, cuda or cuda:0") from None
+    return name
 
 
 def digest_of(path: Path) -> str:

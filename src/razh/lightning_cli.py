@@ -26,7 +26,7 @@ from razh.cli import resolve_run_folder
 from razh.distributed import settle
 from razh.method import HashingMethod
 from razh.parse_errors import explain
-from razh.trainer import Trainer
+from razh.trainer import Trainer, check_options
 
 log = logging.getLogger(__name__)
 CALLBACKS = {
@@ -125,7 +125,13 @@ class RazhCLI(LightningCLI):
         config = self.config[self.subcommand]
         loggers.chosen(config.logger)
         devices.check(config.trainer)
+        check_options(config.trainer)
         fitting = self.command in ("train", "fit")
+        if not fitting and config.get("ckpt_path") in (None, "", "last"):
+            raise ValueError(
+                f"ckpt_path={config.get('ckpt_path')}: {self.command} needs a trained network; pass "
+                "--ckpt_path=RUN/checkpoints/best.ckpt"
+            )
         saved = yaml.safe_load(saved_config(self._parser(self.subcommand), config, fitting=fitting))
         trial = loggers.trial_folder()
         if trial is not None and config.run_dir is None:
@@ -137,7 +143,8 @@ class RazhCLI(LightningCLI):
         if fitting and place.resume:
             self._go_on(config, folder)
         elif config.get("ckpt_path") and not Path(config.ckpt_path).is_file():
-            raise FileNotFoundError(f"no checkpoint at ckpt_path={config.ckpt_path}; give a file, or `last`")
+            last = ", or `last`" if fitting else ""
+            raise FileNotFoundError(f"no checkpoint at ckpt_path={config.ckpt_path}; give a file{last}")
 
     @staticmethod
     def _go_on(config: Namespace, folder: Path) -> None:

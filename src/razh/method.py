@@ -142,12 +142,60 @@ class HashingMethod(L.LightningModule, ABC):
     validation_step = test_step = predict_step = encode_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another code length by name, before torch lists every tensor that does not fit."""
-        found = checkpoint["state_dict"].get("head.bias")
+        """Refuse a checkpoint of something else by name: of another method, code length, network, or other classes.
+
+        One that was trained on other classes would be tested on classes that it has seen.
+        """
+        state, info = checkpoint["state_dict"], checkpoint.get("razh", {})
+        trained_as = str((info.get("model") or {}).get("class_path", "")).rpartition(".")[2]
+        if trained_as and trained_as != type(self).__name__:
+            raise ValueError(
+                f"the checkpoint is one of {trained_as}, this run's method is {type(self).__name__}; pass the METHOD "
+                "that it was trained with, or another --ckpt_path"
+            )
+        found = state.get("head.bias")
         if found is not None and len(found) != self.bits:
             raise ValueError(
                 f"the checkpoint has codes of {len(found)} bits, model.bits is {self.bits}; pass BITS={len(found)}, "
                 "or another --ckpt_path"
+            )
+        self._check_classes(state, info)
+        own = self.state_dict()
+        strange = [name for name in dict.fromkeys([*own, *state]) if _shape(own, name) != _shape(state, name)]
+        if strange:
+            raise ValueError(
+                f"the checkpoint does not fit this run: {strange[0]} is {_shape(state, strange[0])} there and "
+                f"{_shape(own, strange[0])} here ({len(strange)} such); pass the options that it was trained with, "
+                "--config=RUN/config.yaml"
+            )
+
+    def _check_classes(self, state: dict[str, Any], info: dict[str, Any]) -> None:
+        data = getattr(self._trainer, "datamodule", None)
+        trained = state.get("train_classes")
+        if data is None or trained is None:
+            return
+        way_out = "pass the --data options that it was trained with, --config=RUN/config.yaml, or another --ckpt_path"
+        names, here = info.get("class_names"), [str(name) for name in data.class_names]
+        if names is not None and names != here:
+            raise ValueError(
+                f"the checkpoint knows {len(names)} classes ({', '.join(names[:3])}, …), the data set here has "
+                f"{len(here)} ({', '.join(here[:3])}, …); {way_out}"
+            )
+        split = str(info.get("split_fingerprint") or "")
+        if not torch.equal(trained.cpu(), self.train_classes.cpu()):
+            seen = set(trained.tolist()) & set(data.split.unseen_classes)
+            shown = f"; {len(seen)} of the unseen classes here were trained on ({here[min(seen)]})" if seen else ""
+            raise ValueError(
+                f"the checkpoint was trained on {len(trained)} other classes, protocol {info.get('split_protocol')!r}, "
+                f"split {split[:12]}; here are {len(self.train_classes)}, protocol {data.split.protocol!r}, split "
+                f"{data.split.fingerprint[:12]}{shown}; {way_out}"
+            )
+        if split not in ("", data.split.fingerprint):
+            log.warning(
+                "the checkpoint was trained on the same classes with other lists of images (split %s, here %s): images "
+                "were added or taken away since, or another protocol draws them",
+                split[:12],
+                data.split.fingerprint[:12],
             )
 
     def on_fit_start(self) -> None:
@@ -221,6 +269,12 @@ class HashingMethod(L.LightningModule, ABC):
             return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def _shape(state: dict[str, Any], name: str) -> str:
+    """Return the shape of an entry of a state, in words."""
+    value = state.get(name)
+    return "missing" if value is None else str(tuple(value.shape)) if isinstance(value, Tensor) else "there"
 
 
 def dealt_out(class_attributes: Tensor, train_classes: Tensor) -> Tensor:

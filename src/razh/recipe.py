@@ -5,6 +5,7 @@ method, backbone), and what follows on the command line overrides them. The othe
 """
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -54,6 +55,9 @@ def expand(arguments: list[str]) -> list[str]:
 
     A command line that names files by `--config` and nothing by short options is left as it is, so that
     `--config runs/…/config.yaml` repeats a run exactly.
+
+    Raises:
+        ValueError: a short option names no file, or another one than a file that `--config` names, which would win.
     """
     chosen: dict[str, str] = {}
     rest: list[str] = []
@@ -70,11 +74,35 @@ def expand(arguments: list[str]) -> list[str]:
         else:
             rest.append(argument)
     rest = [f"{a[:-4]}null" if a.startswith("--") and a.endswith("=None") else a for a in rest]  # W&B's agent writes so
-    if not chosen and any(a in ("--config", "-c") or a.startswith(("--config=", "-c=")) for a in rest):
+    files_given = _config_files(rest)
+    if not chosen and files_given:
         return rest
+    _refuse_contradictions(chosen, files_given)
     chosen = DEFAULTS | chosen
     if not chosen.get("backbone"):
         chosen["backbone"] = yaml.safe_load(config_file("dataset", chosen["dataset"]).read_text())["backbone"]
     files = [experiments_folder() / "base.yaml", *(config_file(kind, chosen[kind]) for kind in FOLDERS)]
     names = [f"--{kind}={chosen[kind]}" for kind in FOLDERS]
     return [*(f"--config={path}" for path in files), *names, *rest]
+
+
+def _config_files(arguments: list[str]) -> list[str]:
+    """Return the files that a command line names by `--config`."""
+    found = []
+    pending = iter(arguments)
+    for argument in pending:
+        key, has_value, value = argument.partition("=")
+        if key in ("--config", "-c"):
+            found.append(value if has_value else next(pending, ""))
+    return found
+
+
+def _refuse_contradictions(chosen: Mapping[str, str], files: list[str]) -> None:
+    for file in files:
+        if not Path(file).is_file():
+            continue  # the parser says so
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        for kind, name in chosen.items():
+            there = content.get(kind) if isinstance(content, dict) else None
+            if there not in (None, name):
+                raise ValueError(f"--{kind}={name} contradicts {kind}: {there} of {file}; leave one of them out")

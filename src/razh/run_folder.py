@@ -27,7 +27,7 @@ WITHOUT_EFFECT = {
     "cache.directory",
     "data.init_args.num_workers",
     "trainer.enable_progress_bar",
-    "trainer.profiler",
+    "trainer.profiler",  # and its arguments
     "trainer.default_root_dir",
     "checkpoint.dirpath",
 }
@@ -160,9 +160,14 @@ def difference(folder: Path, config: Mapping[str, Any]) -> str | None:
         return "its config.yaml cannot be read"
     here, there = flat(config), flat(saved or {})
     for name in dict.fromkeys([*there, *here]):
-        if name not in WITHOUT_EFFECT and here.get(name) != there.get(name):
+        if not _without_effect(name) and here.get(name) != there.get(name):
             return f"{name} is {there.get(name)} there, {here.get(name)} here"
     return None
+
+
+def _without_effect(name: str) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:length]) in WITHOUT_EFFECT for length in range(1, len(parts) + 1))
 
 
 def _rank() -> int:

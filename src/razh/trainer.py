@@ -10,6 +10,24 @@ from lightning.pytorch import Trainer as LightningTrainer
 log = logging.getLogger(__name__)
 
 
+def check_options(options: Any) -> None:
+    """Refuse options of Lightning's Trainer that no method here can be trained with.
+
+    Raises:
+        ValueError: a run without an end, or batches taken from elsewhere.
+    """
+    if options.max_epochs == -1 and options.max_steps == -1:
+        raise ValueError(
+            "trainer.max_epochs=-1: the learning rate falls over the whole run, whose length must be known; pass "
+            "--trainer.max_epochs or --trainer.max_steps (--trainer.max_time may end it before)"
+        )
+    if options.overfit_batches:
+        raise ValueError(
+            f"trainer.overfit_batches={options.overfit_batches}: it replaces the order in which images are drawn; pass "
+            "--trainer.limit_train_batches, and --data.augment=false for images without crops"
+        )
+
+
 class Trainer(LightningTrainer):
     """Lightning's Trainer, and `train`: fit, then test the best checkpoint."""
 

@@ -358,3 +358,13 @@ def test_pool_grid_averages_blocks():
 def test_pool_grid_keeps_rows_that_sum_to_one():
     assignment = torch.randn(2, 25, 4).softmax(dim=-1)
     torch.testing.assert_close(pool_grid(assignment, (5, 5), (2, 2)).sum(dim=-1), torch.ones(2, 4))
+
+
+def test_weights_that_cannot_be_fetched_are_named_with_the_way_out(monkeypatch):
+    def fails(name, pretrained, **_):
+        assert pretrained
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr(timm, "create_model", fails)
+    with pytest.raises(OSError, match=r"weights of test_vit cannot be fetched .*no route to the hub.*WEIGHTS=file"):
+        TimmBackbone("test_vit", pretrained=True)

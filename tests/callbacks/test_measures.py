@@ -19,6 +19,7 @@ from razh.cli import main
 from razh.measures.collect import can_be_measured, measure_codes, measure_parts_and_attributes
 from razh.methods.ce import CE
 from razh.methods.razh import RAZH
+from razh.methods.razh_views import RAZHViews
 from razh.retrieval.codes import Codes
 from razh.retrieval.packing import pack
 from tests.fake import write_cub
@@ -174,6 +175,36 @@ def test_cached_patches_give_the_same_figures(data):
         data.attach({})
     assert live.keys() == cached.keys()
     assert max(abs(live[name] - cached[name]) for name in live) < MAX_GAP
+
+
+def test_parts_of_images_that_no_cache_has_are_measured(data):
+    """Methods that train on views have none of the image's own patches."""
+    method = build(data, part_responses="none").eval()
+    expected = measure_parts_and_attributes(method, data, flip_images=5)
+    with torch.no_grad():
+        images = torch.stack([data.evaluation_image(i) for i in range(len(data.labels))])
+        features = method.feature({"image": images}).numpy()
+    data.attach({"feature": features[None]})
+    try:
+        found = measure_parts_and_attributes(method, data, flip_images=5)
+    finally:
+        data.attach({})
+    parts = [name for name in expected if name.startswith("parts/")]
+    assert parts
+    assert max(abs(expected[name] - found[name]) for name in parts) < MAX_GAP
+
+
+def test_the_feature_that_is_classified_is_measured(data):
+    network = TimmBackbone("test_vit", image_size=SIDE, split=2, freeze="all")
+    facts = {name: getattr(data, name) for name in ("class_attributes", "attribute_vectors", "train_classes")}
+    method = RAZHViews(backbone=network, bits=16, classification_weight=0.1, **facts).eval()
+    seen = []
+    method.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    metrics = measure_parts_and_attributes(method, data)
+    assert "attributes/auc_feature" in metrics
+    with torch.no_grad():
+        expected = method.described({"image": torch.stack([data.evaluation_image(int(i)) for i in data.split.query])})
+    torch.testing.assert_close(torch.cat(seen)[: len(expected)], expected)
 
 
 def test_nothing_is_left_changed(data):

@@ -93,6 +93,8 @@ def test_encoded_classes_can_be_evaluated(trained, photos, tmp_path, capsys):
         (["nowhere", "--checkpoint", "{ckpt}"], "no image or folder at nowhere"),
         (["{empty}", "--checkpoint", "{ckpt}"], "no images in"),
         (["{photos}", "--checkpoint", "nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
+        (["{photos}", "--checkpoint", "{ckpt}", "--device", "gpu"], "--device=gpu cannot be used"),
+        (["{photos}", "--checkpoint", "{ckpt}", "--out", "{empty}"], "empty is a folder; give a file, such as"),
         (["{photos}", "--checkpoint", "{ckpt}", "--batch-size", "0"], "--batch-size=0 must be at least 1"),
         (["{photos}", "--checkpoint", "{ckpt}", "--workers", "-1"], "--workers=-1 must be at least 0"),
     ],

@@ -48,6 +48,16 @@ def test_run_that_is_none_is_refused(tmp_path, capsys):
     assert "no config.yaml in" in capsys.readouterr().err
 
 
+def test_what_could_not_be_compared_is_refused_before_the_repetition(run, twin, capsys, monkeypatch):
+    shutil.copytree(run, twin.with_name("twin-again"))
+    monkeypatch.chdir(twin)
+    assert main(["reproduce", "."]) == 1
+    assert "twin-again holds a run already; pass --into=FOLDER, or move it away" in capsys.readouterr().err
+    (twin / "codes.npz").unlink()
+    assert main(["reproduce", str(twin)]) == 1
+    assert "no codes.npz in" in capsys.readouterr().err
+
+
 @pytest.fixture
 def twin(run, tmp_path):
     """Return a copy of the run."""

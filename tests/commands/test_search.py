@@ -131,6 +131,8 @@ def test_what_does_not_belong_together_is_one_line(encoded, trained, photos, tmp
         ("made with another checkpoint", [encoded, image, "--checkpoint", other]),
         ("makes codes of 12 bits", [tmp_path / "bits.npz", image, *checkpoint]),
         ("no query is a readable image", [encoded, tmp_path / "broken.png", *checkpoint]),
+        ("cannot be used", [encoded, image, *checkpoint, "--device=gpu"]),
+        ("--images=nowhere: no file", [encoded, "cats/1.png", "--images=nowhere", f"--figure={tmp_path / 'f.png'}"]),
         ("--top=0 must be at least 1", [encoded, "cats/1.png", "--top=0"]),
         ("--within=-1 must be at least 0", [encoded, "cats/1.png", "--within=-1"]),
         ("--figure needs --images", [encoded, "cats/1.png", "--figure=x.png"]),

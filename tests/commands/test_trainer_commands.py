@@ -83,6 +83,15 @@ def test_validate_writes_its_figures_with_split_and_environment(run, checkpoint,
     assert not (folder / "codes.npz").exists()
 
 
+def test_epochs_without_validation_have_no_figures_of_it(tmp_path):
+    arguments = [*TINY, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"]
+    assert main(["fit", *arguments, f"--run_dir={tmp_path / 'run'}"]) == 0
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["val/map"]) for row in rows] == [False, True, False]
+    assert all(row["train/loss"] for row in rows)
+
+
 def test_training_does_not_take_its_validation_for_a_result(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert not [name for name in metrics if name.startswith("val/") or name == "time/validate_seconds"]

@@ -30,6 +30,58 @@ def test_listed_unseen_classes(root):
         _ = folder(root, unseen_classes=["kind 9"]).split
 
 
+def test_unseen_classes_with_commas_between_them_or_as_numbers(root):
+    assert folder(root, unseen_classes="kind 4, kind 1").split.unseen_classes == (1, 4)
+    for number in range(5):
+        (root / f"kind {number}").rename(root / str(number))
+    table = root / "attributes.csv"
+    table.write_text(table.read_text().replace("kind ", ""))
+    assert folder(root, unseen_classes=[4, 1]).split.unseen_classes == (1, 4)
+
+
+def test_names_match_however_a_system_writes_their_letters(root):
+    composed, apart = "K\u00e4fer", "Ka\u0308fer"
+    (root / "kind 2").rename(root / apart)
+    table = root / "attributes.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("kind 2", composed), encoding="utf-8")
+    data = folder(root, unseen_classes=[apart])
+    assert data.class_names[2] == composed
+    assert data.split.unseen_classes == (2,)
+    assert data.image_path(int(data.split.query[0])).is_file()
+
+
+def test_a_table_in_another_encoding_is_named(root):
+    (root / "attributes.csv").write_bytes("class,a\nKäfer,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"attributes.csv is not UTF-8 .*save it as `CSV UTF-8`"):
+        _ = folder(root).annotations
+
+
+def test_file_names_that_are_not_utf8_have_a_fingerprint(root):
+    strange = root / "kind 2" / "\udce9.png"
+    try:
+        (root / "kind 2" / "0.png").rename(strange)
+    except OSError:
+        pytest.skip("this file system has UTF-8 names alone")
+    assert len(folder(root).fingerprint) == 64
+
+
+def test_other_pixels_have_another_fingerprint_where_files_are_of_one_size(root):
+    picture = root / "kind 2" / "0.bmp"
+    write_image(picture, 0)
+    before, size = folder(root).fingerprint, picture.stat().st_size
+    write_image(picture, 1)
+    assert picture.stat().st_size == size
+    assert folder(root).fingerprint != before
+
+
+def test_nothing_to_ask_is_refused_before_training(root):
+    for number in range(5):
+        for file in sorted((root / f"kind {number}").iterdir())[1:]:
+            file.unlink()
+    with pytest.raises(ValueError, match="none of its 1 unseen classes has two images"):
+        _ = folder(root).split
+
+
 def test_values_beyond_one_are_scaled(root):
     (root / "attributes.csv").write_text(
         "class,a,b\n" + "".join(f"kind {c},{c * 10},{c / 10 - 0.1}\n" for c in range(5))

@@ -5,6 +5,7 @@ from PIL import Image
 
 from datamodules.images import (
     _crop,
+    content_signature,
     evaluation_view,
     list_images,
     list_images_below,
@@ -30,6 +31,55 @@ def test_other_formats_become_rgb(tmp_path, name):
     assert image.shape == (3, 4, 6)
     if mode != "L":
         assert (image[:, 1, 1].int() - torch.tensor([200, 100, 50])).abs().max() <= 3
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bits_are_scaled_down(tmp_path, name):
+    pixels = np.linspace(0, 0xFFFF, 24, dtype=np.uint16).reshape(4, 6)
+    Image.fromarray(pixels).save(tmp_path / name)
+    image = read_image(tmp_path / name)
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, 4, 6)
+    assert torch.equal(image, torch.from_numpy(np.rint(pixels / 257).astype(np.uint8)).expand(3, 4, 6))
+
+
+def test_pixels_without_a_known_range_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "real.tif")
+    Image.fromarray(np.full((4, 6), 1 << 20, np.int32)).save(tmp_path / "deep.tif")
+    for name in ("real.tif", "deep.tif"):
+        with pytest.raises(OSError, match=f"{name} has pixels that are no 8 or 16 bits"):
+            read_image(tmp_path / name)
+
+
+def test_an_animation_is_its_first_picture(tmp_path):
+    first, *others = (Image.new("RGB", (6, 4), colour) for colour in ("red", "blue", "green"))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    image = read_image(tmp_path / "a.gif")
+    assert image.shape == (3, 4, 6)
+    assert (image[:, 1, 1].int() - torch.tensor([255, 0, 0])).abs().max() <= 3
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+def test_photos_stand_upright(tmp_path, name):
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, 40:] = 255  # the right half is bright
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise: right becomes below
+    Image.fromarray(pixels).save(tmp_path / name, exif=exif)
+    image = read_image(tmp_path / name)
+    assert image.shape == (3, 80, 40)
+    assert image[:, :35].max() < 50
+    assert image[:, 45:].min() > 200
+
+
+def test_content_is_told_apart_where_sizes_are_not(tmp_path):
+    for number, colour in enumerate((10, 20)):
+        Image.new("RGB", (60, 40), (colour,) * 3).save(tmp_path / f"{number}.bmp")
+    one, two = (content_signature(tmp_path / f"{number}.bmp") for number in range(2))
+    assert one.split("\t")[0] == two.split("\t")[0]
+    assert one != two
+    assert content_signature(tmp_path / "0.bmp") == one
+    assert content_signature(tmp_path / "absent.bmp") == "missing"
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -81,7 +131,7 @@ def test_crops_lie_inside_and_vary(height, width):
 
 
 def test_listings(tmp_path):
-    for name in ("b/2.JPG", "b/1.png", "b/notes.txt", "a/c/3.jpeg"):
+    for name in ("b/2.JPG", "b/1.png", "b/notes.txt", "b/._1.png", "a/c/3.jpeg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert list_images(tmp_path / "b") == ["1.png", "2.JPG"]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from razh.figures.canvas import RIGHT, WRONG
@@ -110,6 +111,15 @@ def test_where_classes_are_not_known_nothing_is_called_right_or_wrong():
     words = texts(figure)
     assert {"3", "4", "0017", "0042", "number: Hamming distance"} <= set(words)
     assert not [word for word in words if word in "✓✗" or word.startswith("AP") or "class" in word]
+
+
+@pytest.mark.parametrize("right", [True, None])
+@pytest.mark.parametrize("neighbours", [0, 1, 9])
+def test_title_and_legend_fit_beside_few_neighbours(right, neighbours):
+    row = RetrievalRow(picture(0), "a", None, [Neighbour(picture(1), "b", 1, right=right)] * neighbours)
+    figure = retrieval_figure([row], "nearest of a file with a name that is rather long · 64 bits")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    assert all(text.get_window_extent(renderer).x1 <= figure.bbox.x1 for text in figure.axes[0].texts)
 
 
 def test_a_grid_without_rows_is_refused():

@@ -24,8 +24,9 @@ CUTS = [("test_vit", 0), ("test_vit", 2), ("test_efficientnet", 2)]
 class Clock:
     """What `share` asks of a trainer."""
 
-    def __init__(self, step, batches=10):
+    def __init__(self, step, batches=10, accumulated=1):
         self.global_step, self.num_training_batches = step, batches
+        self.accumulate_grad_batches = accumulated
 
 
 @pytest.fixture
@@ -187,6 +188,12 @@ def test_optimisation_lowers_every_kind_of_loss(make, make_batch):
 @pytest.mark.parametrize(("step", "share"), [(0, 0.0), (10, 0.2), (15, 0.3), (30, 0.6), (1000, 0.6)])
 def test_share_rises_linearly_over_the_ramp(make, step, share):
     assert make(replaced_share=0.6, ramp_epochs=3.0, step=step).share() == pytest.approx(share)
+
+
+def test_a_ramp_counts_epochs_however_many_batches_make_a_step(make):
+    method = make(replaced_share=0.6, ramp_epochs=3.0)
+    method._trainer = Clock(step=3, batches=10, accumulated=4)  # 4, 4 and 2 batches: one epoch
+    assert method.share() == pytest.approx(0.2)
 
 
 def test_without_a_ramp_the_share_is_whole_at_once(make):

@@ -98,6 +98,16 @@ def test_training_shows_the_mean_or_one_view(make_method, make_backbone):
     torch.testing.assert_close(method.kept_feature(shown, batch), mean)
 
 
+def test_a_frozen_network_trains_on_all_views_of_live_images(make_method, make_backbone, make_batch):
+    method = make_method(RAZHViews, make_backbone(split=2, freeze="all")).train()
+    batch = make_batch()
+    with torch.no_grad():
+        cached = {**batch, "descriptors": method.backbone.describe(batch["image"], method.views, method.view_size)}
+    live = method.shown(batch)
+    torch.testing.assert_close(method.descriptors(live), method.descriptors(cached))
+    torch.testing.assert_close(method.losses(live)["similarity"].shape, method.losses(cached)["similarity"].shape)
+
+
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet"])
 def test_live_images_give_the_cached_descriptors(make_method, make_backbone, make_batch, name):
     method = make_method(RAZHViews, make_backbone(name, split=2, freeze="all")).eval()

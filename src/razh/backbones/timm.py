@@ -63,6 +63,7 @@ class TimmBackbone(nn.Module):
         Raises:
             ValueError: unknown network or family, a split out of range, or weights that do not fit.
             FileNotFoundError: no file at `checkpoint`.
+            OSError: weights cannot be fetched.
         """
         super().__init__()
         _check_name(name)
@@ -71,7 +72,17 @@ class TimmBackbone(nn.Module):
         self.batch_statistics = not self.has_weights if batch_statistics is None else batch_statistics
         size = {"img_size": image_size} if _takes_image_size(name) else {}
         # A local checkpoint wins over the hub: it was named on purpose.
-        self.model = timm.create_model(name, pretrained=pretrained and checkpoint is None, num_classes=0, **size)
+        from_hub = pretrained and checkpoint is None
+        try:
+            self.model = timm.create_model(name, pretrained=from_hub, num_classes=0, **size)
+        except Exception as error:  # hub and network have a dozen types
+            if not from_hub:
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(
+                f"backbone.pretrained=true: the weights of {name} cannot be fetched from timm's hub ({reason}); pass "
+                "WEIGHTS=file (--model.backbone.checkpoint) for weights that are here"
+            ) from error
         if checkpoint is not None:
             load_weights(self.model, Path(checkpoint))
         self.is_vit = isinstance(self.model, VisionTransformer)

@@ -54,8 +54,11 @@ class BestCheckpoint(ModelCheckpoint):
         rank, size = world()
         if self._random is not None and len(self._random) == size:
             random_state.put(self._random[rank])
-        elif trainer.ckpt_path is not None:
-            log.warning("the checkpoint has no random states for %d processes: new random numbers are drawn", size)
+        else:
+            if trainer.ckpt_path is not None:
+                log.warning("the checkpoint has no random states for %d processes: new random numbers are drawn", size)
+            if size > 1:  # all were seeded alike, and would hide, drop and choose the same
+                torch.manual_seed(torch.initial_seed() + rank)
         self._random = None
         # Asking all ranks after every batch must not wait for a GPU.
         self._group = dist.new_group(backend="gloo") if size > 1 and dist.get_backend() != "gloo" else None

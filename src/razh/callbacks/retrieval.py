@@ -139,7 +139,8 @@ class RetrievalEvaluation(Callback):
             log.warning("limited batches: the result is partial, %d rows have no code", lacking)
         at_query, at_database = at_query[at_query >= 0], at_database[at_database >= 0]
         if not len(at_query) or not len(at_database):
-            log.warning("limited batches left no query or no database: there is no result")
+            cause = "limited batches left" if limited else "the split has"
+            log.warning("%s no query or no database: there is no result", cause)
             return None
         data = trainer.datamodule  # type: ignore[attr-defined]
         split = data.split

@@ -43,6 +43,7 @@ class RunRecord(SaveConfigCallback):
         self._begun = self._stage_begun = time.perf_counter()
         self._lock: FileLock | None = None
         self._batch_begun = self._begun
+        self._validated = -1
         self._progress: dict[str, Any] = dict(NO_PROGRESS)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -116,7 +117,12 @@ class RunRecord(SaveConfigCallback):
         """Add a row to `metrics.csv`: everything that was logged in this epoch."""
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        validated = self._validated == trainer.current_epoch  # else the figures are those of an epoch before
+        values = {
+            name: float(value)
+            for name, value in sorted(trainer.callback_metrics.items())
+            if validated or not name.startswith("val/")
+        }
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **values}
         _write_rows(self.folder / "metrics.csv", [*read_rows(self.folder / "metrics.csv"), row])
 
@@ -136,6 +142,8 @@ class RunRecord(SaveConfigCallback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of training again; `razh validate` writes its figures and shows them."""
         self._batch_begun = time.perf_counter()
+        if not trainer.sanity_checking:
+            self._validated = trainer.current_epoch
         evaluation = _callback(trainer, RetrievalEvaluation)
         if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
             return

@@ -7,7 +7,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from razh import checkpoint, preemption
-from razh.encoding import Unfinished, default_device, digest_of, encode, find_images, save, work_key
+from razh.encoding import Unfinished, device_named, digest_of, encode, find_images, save, work_key
 
 __all__ = ["main"]
 
@@ -45,8 +45,10 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--batch-size={options.batch_size} must be at least 1")
     if options.workers is not None and options.workers < 0:
         raise ValueError(f"--workers={options.workers} must be at least 0; 0 decodes in the main process")
+    if options.out.is_dir():
+        raise ValueError(f"--out={options.out} is a folder; give a file, such as {options.out / 'codes.npz'}")
     source = find_images([Path(p) for p in options.images])
-    loaded = checkpoint.load(options.checkpoint, device=options.device or default_device())
+    loaded = checkpoint.load(options.checkpoint, device=device_named(options.device))
     digest = digest_of(options.checkpoint)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(options.out.with_name(f".{options.out.name}.lock"))

@@ -48,10 +48,13 @@ def main(argv: list[str]) -> int:
     """
     own, passed = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     options = _parser().parse_args(own)
-    run, again = options.run, options.into or options.run.with_name(f"{options.run.name}-again")
-    for name in ("config.yaml", "metrics.json"):
+    run = options.run if options.run.name else options.run.resolve()
+    again = options.into or run.with_name(f"{run.name}-again")
+    for name in ("config.yaml", "metrics.json", *([] if options.tolerance else ["codes.npz"])):
         if not (run / name).is_file():
             raise FileNotFoundError(f"no {name} in {run}; give the folder of a run that `razh train` has finished")
+    if (again / "metrics.json").is_file():
+        raise ValueError(f"{again} holds a run already; pass --into=FOLDER, or move it away")
     from razh.cli import main as razh
 
     status = razh(["train", f"--config={run / 'config.yaml'}", f"--run_dir={again}", *passed])

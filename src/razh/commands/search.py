@@ -86,14 +86,14 @@ def _queries(
     if others:
         # torch takes seconds to import: paths in the file do without.
         from razh import checkpoint
-        from razh.encoding import default_device, digest_of, encode, find_images
+        from razh.encoding import device_named, digest_of, encode, find_images
 
         if options.checkpoint is None:
             raise ValueError(
                 f"{others[0]} is no path in {gallery.source}; to encode it, name the --checkpoint that made the codes"
             )
         source = find_images(others)
-        loaded = checkpoint.load(options.checkpoint, device=options.device or default_device())
+        loaded = checkpoint.load(options.checkpoint, device=device_named(options.device))
         if loaded.method.bits != gallery.bits:
             raise ValueError(
                 f"{options.checkpoint} makes codes of {loaded.method.bits} bits, {gallery.source} has {gallery.bits}"
@@ -147,6 +147,8 @@ def _draw(hits: Sequence[Hits], files: Sequence[Path], options: argparse.Namespa
     from razh.figures.grid import SIDE, Neighbour, RetrievalRow, retrieval_figure
 
     def picture(path: Path) -> NDArray[np.uint8]:
+        if not path.is_file():
+            raise FileNotFoundError(f"--images={options.images}: no file {path}; name the folder that was encoded")
         pixels: NDArray[np.uint8] = evaluation_view(read_image(path), SIDE).permute(1, 2, 0).numpy()
         return pixels
 

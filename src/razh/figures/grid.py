@@ -15,6 +15,7 @@ __all__ = ["Neighbour", "RetrievalRow", "retrieval_figure"]
 SIDE, GAP, BELOW = 96, 12, 56  # pixels: of a picture, between pictures, for the words under one
 LEFT, TOP, EDGE = 164, 84, 14
 LINE = 17  # characters that fit under a picture
+LEGEND, SHORT_LEGEND, LETTER = 1060, 560, 12  # pixels: of the line above the pictures, of a letter of the title
 DASHES = (0, (2.2, 1.4))
 
 
@@ -56,8 +57,11 @@ def retrieval_figure(rows: Sequence[RetrievalRow], title: str = "") -> Figure:
         raise ValueError("rows is empty; choose at least one query")
     columns = max(len(row.neighbours) for row in rows)
     step = SIDE + GAP
-    canvas = Canvas(LEFT + SIDE + 2 * GAP + columns * step + EDGE, TOP + len(rows) * (SIDE + BELOW))
-    _legend(canvas, title, any(neighbour.right is not None for row in rows for neighbour in row.neighbours))
+    classes = any(neighbour.right is not None for row in rows for neighbour in row.neighbours)
+    wanted = max(LEGEND if classes else SHORT_LEGEND, 2 * EDGE + LETTER * len(title))
+    width = max(LEFT + SIDE + 2 * GAP + columns * step + EDGE, wanted)
+    canvas = Canvas(width, TOP + len(rows) * (SIDE + BELOW))
+    _legend(canvas, title, classes)
     for number, row in enumerate(rows):
         y = TOP + number * (SIDE + BELOW)
         canvas.text(EDGE, y, wrapped(readable(row.name), 16, 5), 6.5, weight="bold")

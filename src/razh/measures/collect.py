@@ -166,7 +166,7 @@ def _observe(module: Any, data: Any, rows: Ids) -> _Found:
 
 
 def _observe_parts(found: _Found, module: Any, data: Any, batch: Batch) -> None:
-    vectors, assignment = module.clustering(_spatial(module, batch))
+    vectors, assignment = module.clustering(_spatial(module, data, batch))
     found.count = assignment.shape[-1] - 1
     found.parts.append(hard_parts(assignment))
     if hasattr(module, "matcher"):
@@ -201,8 +201,13 @@ def _compare_with_points(
     found.add(contingency(there[visible], true[visible], found.count, points.shape[1]))
 
 
-def _spatial(module: Any, batch: Batch) -> Tensor:
-    patches: Tensor = module.patches(batch)
+def _spatial(module: Any, data: Any, batch: Batch) -> Tensor:
+    """Return the patches (B, N, D) of images; of live ones, where no cache has them because training needs none."""
+    if not {"patches", "image"} & set(batch):
+        images = torch.stack([data.evaluation_image(i) for i in batch["index"].tolist()])
+        patches = torch.cat([module.patches({"image": few.to(module.device)}) for few in torch.split(images, LIVE)])
+    else:
+        patches = module.patches(batch)
     return patches[:, module.backbone.prefix :]
 
 
@@ -223,7 +228,7 @@ def _head_scores(module: Any, batch: Batch) -> dict[str, NDArray[np.float32]]:
     """Return attribute scores (B, M) of each head; of unit length, as their cosine with a class is what is trained."""
     compute = {
         "hash": lambda: module.hash_semantic(module.hash_logits(batch)),
-        "feature": lambda: module.classifier(module.feature(batch)),
+        "feature": lambda: module.classifier(module.described(batch)),
         "naming": lambda: module.attribute_scores(batch),
     }
     return {name: F.normalize(compute[name]().float(), dim=-1).cpu().numpy() for name in _heads(module)}
@@ -322,14 +327,14 @@ def _of_flips(module: Any, data: Any, rows: Ids) -> dict[str, float]:
     first: list[Ids] = []
     second: list[Ids] = []
     for batch in data.evaluation_dataloader(rows):
-        first.append(_parts_of(module, batch))
+        first.append(_parts_of(module, data, batch))
         mirrored = torch.stack([data.evaluation_image(i) for i in batch["index"].tolist()]).flip(-1)
-        second += [_parts_of(module, {"image": few}) for few in torch.split(mirrored, LIVE)]
+        second += [_parts_of(module, data, {"image": few}) for few in torch.split(mirrored, LIVE)]
     everywhere, foreground = flip_agreement(np.concatenate(first), np.concatenate(second), module.backbone.grid)
     return {"parts/flip_consistency": everywhere, "parts/flip_consistency_foreground": foreground}
 
 
-def _parts_of(module: Any, batch: Batch) -> Ids:
+def _parts_of(module: Any, data: Any, batch: Batch) -> Ids:
     """Return the parts (B, N) that are found in a batch."""
     moved = {name: value.to(module.device) for name, value in batch.items()}
-    return hard_parts(module.clustering(_spatial(module, moved))[1])
+    return hard_parts(module.clustering(_spatial(module, data, moved))[1])

@@ -90,7 +90,7 @@ class AgNet(HashingMethod):
             strength = self.class_attributes.cpu()[self.training_labels()]
             self.regressor.initialise(features, strength, self.ridge_penalty)
         if self.hash_init != "random":
-            self.head.initialise(self.regressor(features.to(self.device)), rotate=self.hash_init == "itq")
+            self.head.initialise(self.regressor(features.to(self.head.weight)), rotate=self.hash_init == "itq")
         for layer in (self.regressor, self.head):
             state = {k: v.cpu() for k, v in layer.state_dict().items()}
             layer.load_state_dict(self.trainer.strategy.broadcast(state))

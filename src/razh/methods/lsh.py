@@ -17,5 +17,6 @@ class LSH(ITQ):
     def start_from_features(self) -> None:
         """Draw the hyperplanes, and put them through the mean of the training features."""
         self.head.weight.normal_()
-        state = {"weight": self.head.weight, "bias": -self.head.weight @ self.training_features().mean(dim=0)}
+        weight = self.head.weight.detach().float().cpu()  # the features come from there
+        state = {"weight": weight, "bias": -weight @ self.training_features().mean(dim=0)}
         self.head.load_state_dict(self.trainer.strategy.broadcast({k: v.cpu() for k, v in state.items()}))

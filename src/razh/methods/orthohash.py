@@ -15,7 +15,7 @@ class OrthoHash(HashingMethod):
     L = CE of s (cos(h, c) − m [c = c_y]) with fixed centres c of ±1. Batch normalisation is what balances the bits, no
     other term does. As in the paper, with its cosine margin; s and m are those of the released code. Departures: W
     keeps a bias (the normalisation takes it off again, so it gets no gradient to speak of), and starts from PCA and
-    ITQ, whose outputs are normalised already. With several devices the statistics are each device's own.
+    ITQ, whose outputs are normalised already. Several GPUs share the statistics, several processes on a CPU do not.
     """
 
     centres: Tensor

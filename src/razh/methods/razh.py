@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -556,8 +557,8 @@ class RAZH(HashingMethod):
         """Return the share ρ of parts that are replaced at this point of training."""
         if not self.ramp_epochs:
             return self.replaced_share
-        batches = max(int(self.trainer.num_training_batches), 1)
-        epochs = self.trainer.global_step / batches
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        epochs = self.trainer.global_step / max(steps, 1)
         return self.replaced_share * min(epochs / self.ramp_epochs, 1.0)
 
     def _mix_terms(self, patches: Tensor, parts: Parts, batch: Batch) -> dict[str, Tensor]:
@@ -616,7 +617,7 @@ class RAZH(HashingMethod):
 
     def beside(self, features: Tensor) -> Tensor | None:
         """Return the posteriors (n, P) of features (n, D), if the hash head sees them."""
-        return None if self.posteriors is None else self.posteriors(features.to(self.device))
+        return None if self.posteriors is None else self.posteriors(features.to(self.head.weight))
 
     def start_from_features(self) -> None:
         """Fit the posteriors, start the hash head, and take the mean that the similarity term centres features with."""

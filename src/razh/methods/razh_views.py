@@ -146,13 +146,14 @@ class RAZHViews(RAZH):
         have several sizes.
         """
         patches = batch.get("view_patches")
+        one = self.training and self.backbone.freeze != "all"
         if patches is None:
             if "descriptors" in batch and self.backbone.freeze == "all":
                 return batch
-            views = (_one_of(self.views),) if self.training else self.views
+            views = (_one_of(self.views),) if one else self.views
             return {**batch, "view_patches": self.backbone.embed_views(batch["image"], views, self.view_size)}
         every = self.backbone.split_views(patches, self.views, self.view_size)
-        if not self.training or len(every) == 1:
+        if not one or len(every) == 1:
             return batch
         if len({view.shape for view in every}) > 1:
             return {**batch, "view_patches": _one_of(every)}

@@ -107,7 +107,8 @@ class TSK(HashingMethod):
         """Return φ (B, anchors) of features (B, D), or the features for a linear kernel."""
         if self.kernel == "linear":
             return features
-        return torch.exp(-self.precision * torch.cdist(features, self.anchors).square())
+        distance = torch.cdist(features.float(), self.anchors.float()).to(features.dtype)
+        return torch.exp(-self.precision * distance.square())
 
     @torch.no_grad()
     def start_from_features(self) -> None:
@@ -120,7 +121,7 @@ class TSK(HashingMethod):
             distance = torch.cdist(features, anchors).mean().clamp(min=1e-6)
             self.anchors.copy_(anchors)
             self.precision.copy_(1 / (2 * (self.bandwidth * distance) ** 2))
-        phi = self.kernels(features.to(self.device)).cpu()
+        phi = self.kernels(features.to(self.head.weight)).float().cpu()
         mean = phi.mean(dim=0)
         solution = solve(
             (phi - mean).double(),
