@@ -107,3 +107,21 @@ def test_profile_stands_for_the_profiler():
         "--trainer.profiler=razh.profiler.RunProfiler",
         "--model.bits=8",
     ]
+
+
+def test_a_command_line_can_be_expanded_again():
+    """The launcher starts the other ranks with the expanded one."""
+    once = recipe.expand(["--method=ce", "--backbone=test-vit"])
+    again = recipe.expand(once)
+    assert [a for a in again if a not in once] == []
+    assert [name for name in files(again) if name.startswith("backbone")] == ["backbone/test-vit"] * 2
+
+
+def test_a_file_of_ones_own_may_not_say_something_else(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("method: itq\nbackbone: tiny\n")
+    with pytest.raises(ValueError, match=r"--method=ce contradicts method: itq of .*mine.yaml"):
+        recipe.expand(["--method=ce", "--config", str(mine)])
+    assert f"--config={mine}" in recipe.expand(["--method=itq", f"--config={mine}", "--backbone="])
+    mine.write_text("a: [")
+    assert f"--config={mine}" in recipe.expand(["--method=itq", f"--config={mine}"])  # the parser says what is wrong

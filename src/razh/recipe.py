@@ -99,10 +99,14 @@ def _config_files(arguments: list[str]) -> list[str]:
 
 def _refuse_contradictions(chosen: Mapping[str, str], files: list[str]) -> None:
     for file in files:
-        if not Path(file).is_file():
+        # Those of ours are in a command line that was expanded before: ranks are started with it.
+        if not Path(file).is_file() or experiments_folder().resolve() in Path(file).resolve().parents:
+            continue
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
             continue  # the parser says so
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         for kind, name in chosen.items():
             there = content.get(kind) if isinstance(content, dict) else None
-            if there not in (None, name):
+            if name and there not in (None, name):
                 raise ValueError(f"--{kind}={name} contradicts {kind}: {there} of {file}; leave one of them out")

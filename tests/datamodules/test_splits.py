@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from datamodules.annotations import Annotations
@@ -117,7 +117,11 @@ def test_plain_values():
 def test_any_share_of_unseen_classes_gives_a_valid_split(counts, share, seed, held):
     labels = np.repeat(np.arange(len(counts)), counts)
     facts = Annotations(labels, tuple(map(str, range(len(counts)))), (), np.zeros((len(counts), 0), np.float32))
-    value = make_split(f"unseen-{share}%", {}, facts, seed=seed, validation_class_share=held)
+    try:
+        value = make_split(f"unseen-{share}%", {}, facts, seed=seed, validation_class_share=held)
+    except ValueError:
+        assume(min(counts) > 1)  # unseen classes of one image have no query
+        raise
     assert len(value.unseen_classes) == min(max(round(share / 100 * len(counts)), 1), len(counts) - 1)
     parts = [getattr(value, name) for name in value.SUBSETS]
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))  # each image exactly once
