@@ -9,8 +9,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from datamodules.annotations import Annotations
+from datamodules.images import read_image
 from datamodules.points import evaluation_points
 from datamodules.protocols import Protocol
 from datamodules.tables import read_lines, read_matrix
@@ -88,6 +90,10 @@ class CUBDataModule(ProposedSplitDataModule):
         located = np.zeros((ids.max() + 1, len(self.part_names), 3), dtype=np.float32)
         located[ids, table[:, 1].astype(np.int64) - 1] = table[:, 2:5]
         return located[self._official_ids()]
+
+    def load_image(self, index: int) -> Tensor:
+        """Return image `index` as it is stored, see the base class: parts and boxes are places in the stored image."""
+        return read_image(self.image_path(index), upright=False)
 
     def part_points(self, index: int) -> NDArray[np.float32] | None:
         """Return x, y and visibility (15, 3) of the parts of evaluation image `index`; None without their files."""

@@ -61,6 +61,11 @@ class FolderDataModule(ZeroShotDataModule):
         there = [path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
         # A Mac writes umlauts as two characters, where a table has one.
         folders = {unicodedata.normalize("NFC", name): name for name in there}
+        if len(folders) < len(there):
+            twice = next(name for name in there if folders[unicodedata.normalize("NFC", name)] != name)
+            raise ValueError(
+                f"two folders in {self.root} are named {twice!r}, with accents written in two ways; join them"
+            )
         classes = tuple(unicodedata.normalize("NFC", name) for name in classes)
         self._compare(classes, set(folders))
         lowest, highest = np.minimum(values.min(axis=0), 0), np.maximum(values.max(axis=0), 1)

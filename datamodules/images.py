@@ -39,11 +39,16 @@ UNCOMPRESSED = frozenset({".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 _BLOCK = 4096  # bytes
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, upright: bool = True) -> Tensor:
     """Decode one image file to uint8 RGB (3, H, W); torchvision first, Pillow for formats that it lacks.
 
     It comes as viewers show it: turned as its EXIF orientation says, the first picture of an animation, 16 bits scaled
     down to 8.
+
+    Args:
+        path: Of the file.
+        upright: False leaves it as it is stored, for data whose places are those of the stored picture (TIFFs are
+            turned by Pillow in any case).
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -54,14 +59,17 @@ def read_image(path: Path) -> Tensor:
     except FileNotFoundError:
         raise FileNotFoundError(f"no image file {path}; run `make data` again, or remove it from the list") from None
     try:
+        if upright and content[8:12] == b"WEBP" and b"EXIF" in content:
+            raise ValueError("torchvision turns JPEG and PNG alone")
         data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        image: Tensor = decode_image(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        image: Tensor = decode_image(data, mode=ImageReadMode.RGB, apply_exif_orientation=upright)
     except (RuntimeError, ValueError):  # ValueError: an empty file has no buffer
         try:
             with Image.open(io.BytesIO(content)) as picture:
-                upright = ImageOps.exif_transpose(picture)
-                deep = upright.mode == "F" or upright.mode.startswith("I")
-                pixels = np.array(upright if deep else upright.convert("RGB"))
+                known = picture.mode != "F" and _bits(picture) <= 16
+                turned = ImageOps.exif_transpose(picture) if upright else picture
+                deep = turned.mode == "F" or turned.mode.startswith("I")
+                pixels = np.array(turned if deep else turned.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
             raise OSError(
                 f"image file {path} ({len(content)} bytes) is cut short or not an image; "
@@ -69,7 +77,7 @@ def read_image(path: Path) -> Tensor:
             ) from error
         if not deep:
             return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-        if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 0xFFFF:
+        if not known or pixels.min() < 0 or pixels.max() > 0xFFFF:
             raise OSError(f"image file {path} has pixels that are no 8 or 16 bits; save it as such") from None
         image = torch.from_numpy(pixels.astype(np.int32)).expand(3, -1, -1)
     if image.ndim == 4:
@@ -77,6 +85,12 @@ def read_image(path: Path) -> Tensor:
     if image.dtype != torch.uint8:
         image = ((image.int() * 0xFF + 0x7FFF) // 0xFFFF).to(torch.uint8)
     return image.contiguous()
+
+
+def _bits(picture: Image.Image) -> int:
+    """Return how many bits a TIFF has for a value; Pillow has one mode for 16 and for 32 of them. Of others 16."""
+    found = picture.tag_v2.get(258, 16) if picture.format == "TIFF" else 16  # type: ignore[attr-defined]
+    return int(max(found)) if isinstance(found, tuple) else int(found)
 
 
 def content_signature(path: Path) -> str:

@@ -30,10 +30,11 @@ SAVE_SECONDS = 30.0  # of work are lost at most where the process is killed
 
 
 class Source(NamedTuple):
-    """Images to encode: files, and the names under which they are kept."""
+    """Images to encode: files, the names under which they are kept, and their classes, "" where no folder tells."""
 
     files: list[Path]
     names: list[str]
+    classes: list[str]
 
 
 def device_named(name: str | None) -> str:
@@ -74,7 +75,8 @@ def find_images(given: list[Path]) -> Source:
     """Return the images of folders (with sub-folders) and files, each once.
 
     Paths are kept relative to the folder; to the one that all have in common, if several are given, for a path should
-    tell one image from another.
+    tell one image from another. A class is the first sub-folder of what is given; of several folders without
+    sub-folders, each is one.
 
     Raises:
         FileNotFoundError: a path does not exist, or no image is found at all.
@@ -84,15 +86,16 @@ def find_images(given: list[Path]) -> Source:
             raise FileNotFoundError(f"no image or folder at {path}")
     folders = [path if path.is_dir() else path.parent for path in given]
     common = os.path.commonpath([os.path.abspath(folder) for folder in folders]) if folders else ""
-    found: dict[str, Path] = {}
+    found: dict[str, tuple[Path, str]] = {}
     for path, folder in zip(given, folders, strict=True):
         prefix = Path(os.path.relpath(folder, common))
         for name in list_images_below(path) if path.is_dir() else [path.name]:
-            found.setdefault((prefix / name).as_posix(), folder / name)
-    names, files = list(found), list(found.values())
+            inside = (*prefix.parts[-1:], name) if "/" not in name else Path(name).parts
+            found.setdefault((prefix / name).as_posix(), (folder / name, inside[0] if len(inside) > 1 else ""))
+    names, files, classes = list(found), [file for file, _ in found.values()], [c for _, c in found.values()]
     if not files:
         raise FileNotFoundError(f"no images in {', '.join(map(str, given))}; .jpg, .png, .webp and the like are read")
-    return Source(files, names)
+    return Source(files, names, classes)
 
 
 class _Files(Dataset[tuple[int, Tensor, str]]):
@@ -203,11 +206,11 @@ def encode(
     return codes, broken
 
 
-def save(path: Path, codes: np.ndarray, names: list[str], bits: int, digest: str) -> None:
-    """Write the file of codes; an interrupted write leaves nothing behind."""
+def save(path: Path, codes: np.ndarray, source: Source, kept: list[int], bits: int, digest: str) -> None:
+    """Write the file of codes (n, …) of those images that were `kept`; an interrupted write leaves nothing behind."""
+    names, classes = ([of_all[i] for i in kept] for of_all in (source.names, source.classes))
     arrays = {"codes": codes, "paths": np.array(names), "bits": np.array(bits), "checkpoint": np.array(digest)}
-    folders = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
-    if all(folders):
-        class_names, labels = np.unique(folders, return_inverse=True)
+    if all(classes):
+        class_names, labels = np.unique(classes, return_inverse=True)
         arrays |= {"labels": labels.astype(np.int64), "class_names": class_names}
     write_arrays(path, arrays)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import unicodedata
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
@@ -176,7 +177,9 @@ class HashingMethod(L.LightningModule, ABC):
             return
         way_out = "pass the --data options that it was trained with, --config=RUN/config.yaml, or another --ckpt_path"
         names, here = info.get("class_names"), [str(name) for name in data.class_names]
-        if names is not None and names != here:
+        if names is not None and [unicodedata.normalize("NFC", name) for name in names] != [
+            unicodedata.normalize("NFC", name) for name in here
+        ]:
             raise ValueError(
                 f"the checkpoint knows {len(names)} classes ({', '.join(names[:3])}, …), the data set here has "
                 f"{len(here)} ({', '.join(here[:3])}, …); {way_out}"

@@ -201,8 +201,9 @@ def suggest(trial: Trial, parameter: Parameter) -> Any:
 
 def chosen(trial: FrozenTrial) -> dict[str, Any]:
     """Return what a trial chose, as its run was given it: not as `suggest` names it to Optuna."""
-    found: dict[str, Any] = trial.user_attrs.get("values", trial.params)
-    return found
+    if "values" in trial.user_attrs:
+        return dict(trial.user_attrs["values"])
+    return {name: json.loads(value) if isinstance(value, str) else value for name, value in trial.params.items()}
 
 
 def grid(space: SearchSpace) -> dict[str, list[Any]]:

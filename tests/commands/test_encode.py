@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,18 @@ def test_paths_of_several_folders_and_files_tell_images_apart(photos, monkeypatc
     assert sorted(near.names) == sorted(expected)
     assert all(file.is_file() for file in near.files)
     assert encoding.find_images([whole.files[-1]]).names == [whole.files[-1].name]
+
+
+def test_classes_are_sub_folders_of_what_is_given_or_the_folders_themselves(photos, tmp_path):
+    two = [tmp_path / "two" / part for part in ("train", "val")]
+    for folder in two:
+        shutil.copytree(photos, folder)
+    found = encoding.find_images(two)
+    assert {name.split("/")[0] for name in found.names} == {"train", "val"}
+    assert [name.split("/")[1] for name in found.names] == found.classes
+    assert set(found.classes) == {"cats", "dogs"}
+    assert set(encoding.find_images([photos / "cats", photos / "dogs" / "big"]).classes) == {"cats", "big"}
+    assert set(encoding.find_images([photos / "cats"]).classes) == {""}
 
 
 def test_encoded_classes_can_be_evaluated(trained, photos, tmp_path, capsys):

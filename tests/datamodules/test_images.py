@@ -46,7 +46,8 @@ def test_sixteen_bits_are_scaled_down(tmp_path, name):
 def test_pixels_without_a_known_range_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "real.tif")
     Image.fromarray(np.full((4, 6), 1 << 20, np.int32)).save(tmp_path / "deep.tif")
-    for name in ("real.tif", "deep.tif"):
+    Image.fromarray(np.full((4, 6), 200, np.int32)).save(tmp_path / "unclear.tif")  # of 255, of 65,535, of 2³¹?
+    for name in ("real.tif", "deep.tif", "unclear.tif"):
         with pytest.raises(OSError, match=f"{name} has pixels that are no 8 or 16 bits"):
             read_image(tmp_path / name)
 
@@ -59,7 +60,7 @@ def test_an_animation_is_its_first_picture(tmp_path):
     assert (image[:, 1, 1].int() - torch.tensor([255, 0, 0])).abs().max() <= 3
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
 def test_photos_stand_upright(tmp_path, name):
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[:, 40:] = 255  # the right half is bright
@@ -70,6 +71,8 @@ def test_photos_stand_upright(tmp_path, name):
     assert image.shape == (3, 80, 40)
     assert image[:, :35].max() < 50
     assert image[:, 45:].min() > 200
+    if name != "a.tif":
+        assert read_image(tmp_path / name, upright=False).shape == (3, 40, 80)
 
 
 def test_content_is_told_apart_where_sizes_are_not(tmp_path):

@@ -176,6 +176,8 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, query, database, message):
 def test_unseen_classes_come_from_ranges_or_files(tmp_path):
     assert class_list("3-5,9") == (3, 4, 5, 9)
     assert class_list("gull, auk", ("auk", "crow", "gull")) == (0, 2)
+    many = [f"a bird with a rather long name {number}" for number in range(50)]
+    assert class_list(",".join(many[7:]), many) == tuple(range(7, 50))  # longer than a file's name can be
     (tmp_path / "unseen.txt").write_text("gull\n")
     assert class_list(str(tmp_path / "unseen.txt"), ("auk", "crow", "gull")) == (2,)
     (tmp_path / "unseen.txt").write_text("4\n2\n2\n")

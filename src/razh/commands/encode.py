@@ -19,7 +19,8 @@ The file of codes is an .npz with
   paths   (n,) relative to the folder that was given; to the one that all have in common, if several were
   bits    code length
   checkpoint   SHA-256 of the checkpoint's file: codes of two checkpoints do not compare
-and, where every image lies in a sub-folder, its name as a class: labels (n,) and class_names.
+and, where every image lies in a sub-folder, its name as a class: labels (n,) and class_names. Of several
+folders without sub-folders, each is a class.
 `razh search` looks images up in such a file, `razh evaluate` ranks it: every image against all others.
 
 A command that was killed goes on where it was when it is started again: what is done lies beside the file, in
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
             unfinished.remove()
             raise ValueError(f"none of the {len(source.files)} files is a readable image; the first: {source.files[0]}")
         kept = [i for i in range(len(source.files)) if i not in broken]
-        save(options.out, codes[kept], [source.names[i] for i in kept], loaded.method.bits, digest)
+        save(options.out, codes[kept], source, kept, loaded.method.bits, digest)
         unfinished.remove()
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)

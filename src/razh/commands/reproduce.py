@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     """
     own, passed = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     options = _parser().parse_args(own)
-    run = options.run if options.run.name else options.run.resolve()
+    run = options.run if options.run.name not in ("", "..") else options.run.resolve()
     again = options.into or run.with_name(f"{run.name}-again")
     for name in ("config.yaml", "metrics.json", *([] if options.tolerance else ["codes.npz"])):
         if not (run / name).is_file():

@@ -6,6 +6,7 @@ Every reader says what it took the numbers for, so that a wrong guess is seen: `
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def is_text(source: str) -> bool:
 
 def _path_and_key(source: str) -> tuple[str, str]:
     """Return path and key of `path:key`; a path may have colons itself."""
-    if Path(source).exists() or ":" not in source:
+    if os.path.exists(source) or ":" not in source:
         return source, ""
     path, _, key = source.rpartition(":")
     return path, key
@@ -273,7 +274,7 @@ def class_list(text: str, names: Sequence[str] = ()) -> tuple[int, ...]:
     Raises:
         ValueError: neither, a range that runs backwards, or a name that no class has.
     """
-    if not Path(_path_and_key(text)[0]).exists():
+    if not os.path.exists(_path_and_key(text)[0]):  # also False for a list too long to be a name
         given = [part.strip() for part in text.split(",")]
         if set(given) <= set(names):
             return tuple(sorted({names.index(name) for name in given}))

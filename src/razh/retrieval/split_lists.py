@@ -56,11 +56,11 @@ def read_list(source: str, by_name: bool = False) -> SplitList:
         ValueError: the file is empty, cannot be read, or is an array of more than one dimension.
     """
     array = read_array(source)
+    if array.ndim > 1 and is_text(source):
+        rows = [[f"{cell:g}" if cell % 1 else str(int(cell)) for cell in row] for row in array.tolist()]
+        return SplitList(tuple(item for item, *_ in rows), tuple(" ".join(labels) for _, *labels in rows))
     if array.ndim > 1 and 1 not in array.shape:
-        if not is_text(source):
-            raise ValueError(f"{source} holds an array of shape {array.shape}; a list of items has one dimension")
-        items, *labels = array.T.astype(str).tolist()
-        return SplitList(tuple(items), tuple(map(" ".join, zip(*labels, strict=True))))
+        raise ValueError(f"{source} holds an array of shape {array.shape}; a list of items has one dimension")
     if array.dtype.kind not in "US":
         return SplitList(tuple(str(int(item)) for item in array.ravel()), ("",) * array.size)
     lines = [str(line).replace("\\", "/") for line in array]
