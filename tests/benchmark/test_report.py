@@ -72,7 +72,9 @@ def test_seeds_are_said_for_each_code_length(out):
     (out / "plan.json").write_text(json.dumps(plan))
     at = Summary.of(out).headline[1]
     few, many = "1 seed at 32 bits", f"{seeds} seeds at 16 bits"
-    assert (f"{few}, {many}" if at == 32 else f"{many}, {few}") in headline(Summary.of(out), "docs")
+    words = f"{few}, {many}" if at == 32 else f"{many}, {few}"
+    assert words in headline(Summary.of(out), "docs")
+    assert words in markdown_section(Summary.of(out), {})
 
 
 def test_a_document_is_generated_with_notes_whose_figures_are_filled_in(out, tmp_path):

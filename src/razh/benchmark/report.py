@@ -93,14 +93,13 @@ def markdown_section(summary: Summary, pictures: Mapping[str, str], level: int =
     tuned = ", tuned" if summary.plan.trials else ""
     parts = [f"{head} {summary.plan.title}{tuned}: {settings['dataset']}, {settings['backbone']}", _facts(summary)]
     for protocol in summary.protocols:
-        counted = len({row["seed"] for row in summary.rows if row["protocol"] == protocol})
         prints = {
             str(r["split/fingerprint"])[:12]
             for r in summary.rows
             if r["protocol"] == protocol and "split/fingerprint" in r
         }
         chance = chance_of(summary, protocol)
-        note = f"Split {', '.join(sorted(prints)) or 'unknown'}…, {counted} seed{'s' if counted > 1 else ''}"
+        note = f"Split {', '.join(sorted(prints)) or 'unknown'}…, {_seeds(summary, protocol)}"
         note += f", random ranking {number(chance)}." if chance is not None else "."
         parts.append(f"{head}# Protocol `{protocol}`: {what(summary)}\n\n{note}")
         table = reference_table if summary.plan.reference else main_table
@@ -213,12 +212,16 @@ def _problems(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def _seeds(summary: Summary) -> str:
-    """Return how many seeds there are, for each number the code lengths that have it, the headline's first."""
+def _seeds(summary: Summary, protocol: str = "") -> str:
+    """Return how many seeds there are (of a protocol), for each number the code lengths that have it.
+
+    The headline's length comes first.
+    """
     lengths: dict[int, list[int]] = {}
     headline = summary.headline[1]
-    for bits in sorted({row["bits"] for row in summary.rows}, key=lambda b: (b != headline, b)):
-        lengths.setdefault(len({row["seed"] for row in summary.rows if row["bits"] == bits}), []).append(bits)
+    rows = [row for row in summary.rows if protocol in ("", row["protocol"])]
+    for bits in sorted({row["bits"] for row in rows}, key=lambda b: (b != headline, b)):
+        lengths.setdefault(len({row["seed"] for row in rows if row["bits"] == bits}), []).append(bits)
     words = [f"{count} seed{'s' if count > 1 else ''}" for count in lengths]
     if len(lengths) == 1:
         return words[0]
