@@ -61,12 +61,15 @@ def test_start_does_not_depend_on_hash_init(kind, make_method):
 def test_lsh_differs_by_the_angle(make_method):
     """A bit differs with the probability angle / π, seen from the mean of the features."""
     base = torch.randn(200, 64) + 5
-    method = start(make_method(LSH, bits=1000), base)
     mean = base.mean(dim=0)
     pair = base[:2] - mean
     angle = math.acos(float(torch.cosine_similarity(pair[0], pair[1], dim=0)))
-    first, second = codes(method, base[:2])
-    assert (first != second).float().mean().item() == pytest.approx(angle / math.pi, abs=0.05)
+    differ = []
+    for _ in range(4):  # a code has 1,024 bits at most
+        method = start(make_method(LSH, bits=1000), base)
+        first, second = codes(method, base[:2])
+        differ.append(first != second)
+    assert torch.cat(differ).float().mean().item() == pytest.approx(angle / math.pi, abs=0.03)
     logits = method.hash_logits({"feature": mean[None]})
     torch.testing.assert_close(logits, torch.zeros_like(logits), atol=1e-3, rtol=0)
 
