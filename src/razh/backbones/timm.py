@@ -102,6 +102,11 @@ class TimmBackbone(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @property
+    def frozen_with_weights(self) -> bool:
+        """Whether all of it stays as trained weights have made it: its features are worth starting from."""
+        return self.freeze == "all" and self.has_weights
+
     def _measure(self) -> None:
         """Read the sizes off one made-up image instead of keeping a table of networks; check the cut with it."""
         was_training = self.training

@@ -206,8 +206,8 @@ class RAZH(HashingMethod):
                 a negative number of classes, or posteriors or a space of no such kind.
         """
         backbone: TimmBackbone = kwargs["backbone"]
-        knows = backbone.freeze == "all" and backbone.has_weights
-        super().__init__(hash_init=hash_init or ("whitened" if knows else "itq"), **kwargs)
+        whitened = backbone.frozen_with_weights
+        super().__init__(hash_init=hash_init or ("whitened" if whitened else "itq"), **kwargs)
         _check_shares(
             replaced_share=replaced_share,
             hidden_share=hidden_share,
@@ -265,7 +265,7 @@ class RAZH(HashingMethod):
         self.register_buffer("strengths", strengths, persistent=False)
         self.register_buffer("own", attribute_losses.own_attributes(strengths, own_threshold))
         self.feature_width = self.head.in_features
-        self._build_similarity(similarity_space or ("whitened" if knows else "feature"))
+        self._build_similarity(similarity_space or ("whitened" if whitened else "feature"))
         self.posteriors = self._posteriors(posteriors)
         responses = len(self.attribute_vectors) if self.responses != "none" else 0
         if self.posteriors is not None or responses:

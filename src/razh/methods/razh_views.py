@@ -86,8 +86,7 @@ class RAZHViews(RAZH):
         if not view_scale > 0:
             raise ValueError(f"view_scale={view_scale} must be above 0; 1 shows views as large as the image")
         backbone: TimmBackbone = kwargs["backbone"]
-        knows = backbone.freeze == "all" and backbone.has_weights
-        posteriors = posteriors or ("training" if knows else "none")
+        posteriors = posteriors or ("training" if backbone.frozen_with_weights else "none")
         super().__init__(
             hash_init=hash_init,
             posteriors=posteriors,
