@@ -1,5 +1,6 @@
 """A page measured in pixels, for pictures in rows; and how figures are written."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
+from razh.figures.fonts import families
 from razh.files import replacing
 
 __all__ = ["DPI", "INK", "MUTED", "RIGHT", "WRONG", "Canvas", "resized", "save"]
@@ -83,8 +86,14 @@ def save(figure: Figure, path: Path) -> None:
         OSError: the file cannot be written; nothing is left behind.
     """
     figure.set_dpi(DPI)
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    fonts = families(frozenset("".join(text.get_text() for text in texts)) - {"\n"})
+    for text in texts:
+        text.set_fontfamily(fonts)
     canvas = FigureCanvasAgg(figure)  # not the user's backend
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # `families` says it once, and in one line
+        canvas.draw()  # type: ignore[no-untyped-call]
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
     with replacing(path) as part:
         picture.save(part, format="PNG", optimize=True, dpi=(DPI, DPI))
