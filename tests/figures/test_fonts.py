@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import warnings
 from pathlib import Path
@@ -34,6 +35,12 @@ def test_one_font_that_has_all_is_preferred_to_two(monkeypatch):
     by_file = {named[name].fname: frozenset(characters) for name, characters in have.items()}
     monkeypatch.setattr(fonts, "_characters", lambda file: by_file.get(file, frozenset()))
     assert fonts.families(frozenset("abc")) == ("sans-serif", "DejaVu Sans Mono")
+
+
+def test_a_font_that_is_gone_has_nothing(monkeypatch, tmp_path: Path):
+    gone = dataclasses.replace(fontManager.ttflist[0], fname=str(tmp_path / "gone.ttf"), style="normal", weight=400)
+    monkeypatch.setattr(fontManager, "ttflist", [gone, *fontManager.ttflist])
+    assert len(fonts.families(frozenset(ARC))) == 2
 
 
 def test_characters_that_no_font_has_are_warned_of_once(caplog, tmp_path: Path):

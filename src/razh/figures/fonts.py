@@ -39,4 +39,7 @@ def _plain(font: FontEntry) -> bool:
 
 @cache
 def _characters(file: str) -> frozenset[str]:
-    return frozenset(map(chr, get_font(file).get_charmap()))
+    try:
+        return frozenset(map(chr, get_font(file).get_charmap()))
+    except (OSError, RuntimeError):  # removed since fonts were listed, or of a kind that cannot be drawn
+        return frozenset()
