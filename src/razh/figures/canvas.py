@@ -88,7 +88,7 @@ def save(figure: Figure, path: Path) -> None:
     figure.set_dpi(DPI)
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     fonts = families(frozenset("".join(text.get_text() for text in texts)) - {"\n"})
-    for text in texts:
+    for text in texts if len(fonts) > 1 else ():  # else the user's own choice stays
         text.set_fontfamily(fonts)
     canvas = FigureCanvasAgg(figure)  # not the user's backend
     with warnings.catch_warnings():
