@@ -86,7 +86,7 @@ def save(figure: Figure, path: Path) -> None:
         OSError: the file cannot be written; nothing is left behind.
     """
     figure.set_dpi(DPI)
-    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    texts: list[Any] = figure.findobj(Text)
     fonts = families(frozenset("".join(text.get_text() for text in texts)) - {"\n"})
     for text in texts if len(fonts) > 1 else ():  # else the user's own choice stays
         text.set_fontfamily(fonts)
