@@ -6,7 +6,7 @@ timed on as many queries as their time budget allows and scaled to the whole que
 query; ours always runs on the whole query set.
 
     python benchmarks/retrieval.py --quick
-    python benchmarks/retrieval.py --write docs/retrieval.md
+    python benchmarks/retrieval.py --write docs/reference/speed.md
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from razh.retrieval.hamming import histogram, import_faiss
-from razh.retrieval.kernels import import_compiled
+from razh.retrieval.hamming import histogram
 from razh.retrieval.metrics import average_precision
 from razh.retrieval.packing import pack, unpack
 
-faiss: Any = import_faiss()
 SIZES = {  # queries, database, classes
     "CUB": (2_967, 11_788, 200),
     "SUN": (1_440, 14_340, 717),
@@ -48,10 +47,10 @@ SIZES = {  # queries, database, classes
     "million": (1_000, 1_000_000, 100),
 }
 START, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
-ROUTES = {"razh, numba route": "numba", "razh, FAISS route": "faiss", "razh, NumPy route": "numpy"}
+BACKENDS = {"razh, numba backend": "numba", "razh, FAISS backend": "faiss", "razh, NumPy backend": "numpy"}
 if not importlib.util.find_spec("numba"):
-    del ROUTES["razh, numba route"]
-OURS = next(iter(ROUTES))
+    del BACKENDS["razh, numba backend"]
+OURS = next(iter(BACKENDS))
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,9 @@ def make_data(size: str, bits: int) -> Data:
 # ------------------------------------------------------------------------------------------------- implementations
 
 
-def razh(data: Data, route: str) -> float:
+def razh(data: Data, backend: str) -> float:
     """Histogram and closed form: expected over the order of ties."""
-    hist = histogram(data.query, data.database, data.query_labels, data.database_labels, data.bits, route=route)  # type: ignore[arg-type]
+    hist = histogram(data.query, data.database, data.query_labels, data.database_labels, data.bits, backend=backend)  # type: ignore[arg-type]
     return float(average_precision(hist).mean())
 
 
@@ -191,7 +190,7 @@ def metric_learning_map(data: Data) -> float:
 def implementations(size: str) -> dict[str, Callable[[Data], float]]:
     """Return name → function; what is not installed, or needs too much memory at this size, is left out."""
     found: dict[str, Callable[[Data], float]] = {
-        **{name: partial(razh, route=route) for name, route in ROUTES.items()},
+        **{name: partial(razh, backend=backend) for name, backend in BACKENDS.items()},
         "FAISS lists, counters (use_heap=False)": lambda data: faiss_lists(data, False),
         "FAISS lists, default heap": lambda data: faiss_lists(data, True),
         "torch ±1 product + stable sort": torch_sort,
@@ -295,10 +294,10 @@ def peak_memory(size: str, bits: int) -> float:
 
 def _memory_of(size: str, bits: int) -> None:
     data = make_data(size, bits)
-    route = ROUTES[OURS]
-    razh(Data(data.query[:13], data.database[:100], data.query_labels[:13], data.database_labels[:100], bits), route)
+    backend = BACKENDS[OURS]
+    razh(Data(data.query[:13], data.database[:100], data.query_labels[:13], data.database_labels[:100], bits), backend)
     before = _current_memory()
-    razh(data, route)
+    razh(data, backend)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024) - before)
 
 
@@ -335,8 +334,8 @@ def machine() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     packages = f"NumPy {np.__version__}, torch {torch.__version__}, FAISS {faiss.__version__}"
-    if OURS in ROUTES and ROUTES[OURS] == "numba":
-        packages += f", numba {import_compiled().numba.__version__}"
+    if OURS in BACKENDS and BACKENDS[OURS] == "numba":
+        packages += f", numba {importlib.metadata.version('numba')}"
     who = models[0] if models else platform.processor()
     return f"{who}, {os.cpu_count()} cores, one thread used; Python {platform.python_version()}, {packages}"
 

@@ -6,7 +6,7 @@ one thread, on a GPU the time on the clock; interleaved rounds, medians. Ratios 
 belong to one machine.
 
     python benchmarks/step.py --quick
-    python benchmarks/step.py --write docs/method.md
+    python benchmarks/step.py --write docs/explanation/razh.md
     python benchmarks/step.py --device cuda --trunks vit-small --batch 64
 """
 

@@ -5,7 +5,7 @@ one run are the message; seconds belong to one machine.
 
     python benchmarks/training.py --quick
     python benchmarks/training.py --profile
-    python benchmarks/training.py --write docs/training.md
+    python benchmarks/training.py --write docs/how-to/training.md
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from PIL import Image
 from torchvision import transforms
 
-from datamodules.images import read_image, training_view
-from datamodules.synthetic import SyntheticDataModule
 from razh.backbones.timm import TimmBackbone
-from razh.callbacks.cache import FeatureCache, compute
-from razh.environment import cpu_name
+from razh.callbacks.cache import FeatureCache
+from razh.datamodules.images import read_image, training_view
+from razh.datamodules.synthetic.data import SyntheticDataModule
+from razh.features.arrays import ARRAYS, Source, compute
 from razh.methods.razh import RAZH
+from razh.support.environment import cpu_name
 
 START, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 WANTED = {"Lightning": 1.05, "loader": 1.9, "cache": 100.0}
@@ -214,9 +215,11 @@ def alternately(works: list[Callable[[], None]], rounds: int) -> list[float]:
 def live_features(data: SyntheticDataModule, method: RAZH, count: int) -> float:
     """Return images a second that the frozen trunk computes, images at hand."""
     images = torch.stack([data.evaluation_image(int(i)) for i in data.split.train[:16]])
+    source = Source(method.backbone, data.transform, data.image_size, method.views, method.view_size)
+    arrays = [ARRAYS[name] for name in ("patches", "feature", "thumbnail") if ARRAYS[name].offered(method.backbone)]
     begun = time.process_time()
     for _ in range(count // 16):
-        compute(method.backbone, images, torch.device("cpu"))
+        compute(arrays, source, images, torch.device("cpu"))
     return count / (time.process_time() - begun)
 
 

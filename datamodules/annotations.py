@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ class Annotations:
         official: Image rows (0-based, int64) that the data set's own split files list, by "trainval", "test_seen" and
             "test_unseen"; empty where there are none.
         class_ids: C ids of the classes in the complete data set; 0 … C − 1 unless classes were cut away.
+        signatures: n strings that change with an image's content; empty where images are not files.
+        notes: What a reader of figures must know, in one line; empty if nothing was left out.
 
     Raises:
         ValueError: The parts do not fit together.
@@ -36,6 +38,8 @@ class Annotations:
     image_paths: tuple[str, ...] = ()
     official: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     class_ids: tuple[int, ...] = ()
+    signatures: tuple[str, ...] = ()
+    notes: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_ids", self.class_ids or tuple(range(len(self.class_names))))
@@ -62,15 +66,24 @@ class Annotations:
         """Return the annotations of these classes (ids, ascending) and their images alone, renumbered from 0."""
         renumbered = np.full(len(self.class_names), -1, dtype=np.int64)
         renumbered[classes] = np.arange(len(classes))
-        kept = np.flatnonzero(renumbered[self.labels] >= 0)
+        kept = self.without(np.flatnonzero(renumbered[self.labels] < 0))
+        return replace(
+            kept,
+            labels=renumbered[kept.labels],
+            class_names=tuple(self.class_names[c] for c in classes),
+            class_attributes=self.class_attributes[classes],
+            class_ids=tuple(self.class_ids[c] for c in classes),
+        )
+
+    def without(self, images: NDArray[np.int64]) -> Annotations:
+        """Return the annotations without these images (rows); classes stay, also those that lose all their images."""
+        kept = np.setdiff1d(np.arange(len(self.labels)), images)
         position = np.full(len(self.labels), -1, dtype=np.int64)
         position[kept] = np.arange(len(kept))
-        return Annotations(
-            labels=renumbered[self.labels[kept]],
-            class_names=tuple(self.class_names[c] for c in classes),
-            attribute_names=self.attribute_names,
-            class_attributes=self.class_attributes[classes],
+        return replace(
+            self,
+            labels=self.labels[kept],
             image_paths=tuple(self.image_paths[i] for i in kept) if self.image_paths else (),
+            signatures=tuple(self.signatures[i] for i in kept) if self.signatures else (),
             official={name: position[rows][position[rows] >= 0] for name, rows in self.official.items()},
-            class_ids=tuple(self.class_ids[c] for c in classes),
         )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.seeded import draw_uniform
-from datamodules.tables import is_number, read_array, read_csv, read_lines
+from razh.datamodules.files.tables import is_number, no_number, parse_numbers, read_array, read_cells, some
+from razh.datamodules.files.text import nfc
+from razh.datamodules.seeded import draw_uniform
 
-__all__ = ["attribute_vectors", "vectors_from_classes"]
+__all__ = ["attribute_vectors", "named_groups", "vectors_from_classes"]
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +28,9 @@ def attribute_vectors(source: str | None, attribute_names: Sequence[str], train_
 
     Args:
         source: None: made from `train_rows`. `text:MODEL`: the sentence-transformers model MODEL encodes the
-            attributes' names. Otherwise a file: .npy, .npz (`file.npz:key`), .csv (commas, perhaps a first column with
-            the attributes' names, which may then come in any order) or .txt (blanks, numbers only).
+            attributes' names. Otherwise a file: .npy, .npz (`file.npz:key`) or text, a table with commas, semicolons,
+            tabs, bars or blanks between its cells, and perhaps a first column of the attributes' names, which may then
+            come in any order.
         attribute_names: M names.
         train_rows: (classes, M), the class-attribute matrix of the training classes alone.
 
@@ -53,6 +56,27 @@ def attribute_vectors(source: str | None, attribute_names: Sequence[str], train_
             "replace the missing vectors"
         )
     return _without_zero_rows(vectors, source)
+
+
+def named_groups(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]] | None:
+    """Return the group (M,) of each attribute, by the part that its name names, and their names; None without any.
+
+    A name such as `has_bill_shape::hooked`, `head colour: red` or `tail length=long` has a value behind the last of
+    `::`, `:` or `=`; what is before it, without its last word (the property) and without `has`, is the part. Where that
+    leaves nothing, as of `size: small`, the one word is a group of its own. Groups are numbered as they come.
+
+    Args:
+        names: M names.
+    """
+    parts = []
+    for name in names:
+        before, mark, value = re.sub("::|=", ":", name).rpartition(":")
+        words = [word for word in re.split(r"[\W_]+", before.casefold()) if word and word != "has"]
+        if not mark or not words or not value.strip():
+            return None
+        parts.append(" ".join(words[:-1] or words))
+    order = {part: number for number, part in enumerate(dict.fromkeys(parts))}
+    return (np.array([order[part] for part in parts], dtype=np.int64), tuple(order)) if len(order) > 1 else None
 
 
 def vectors_from_classes(rows: Matrix, dims: int = 64) -> Matrix:
@@ -83,24 +107,32 @@ def _from_file(source: str, attribute_names: Sequence[str]) -> Matrix:
         return read_array(source, "attribute_vectors_file")
     if not path.is_file():
         raise FileNotFoundError(f"attribute_vectors_file is {source!r}, but there is no such file; correct the path")
-    lines = read_csv(path) if path.suffix == ".csv" else [line.split() for line in read_lines(path)]
-    if path.suffix == ".csv" and lines and not is_number(lines[0][0]):
-        lines = _by_name(source, lines, attribute_names)
-    try:
-        return np.array(lines, dtype=np.float32)
-    except ValueError as error:
-        raise ValueError(f"attribute_vectors_file is {source!r}, which is no table of numbers: {error}") from error
+    rows = read_cells(path, blanks=True)
+    if rows and not is_number(rows[0][0]):
+        rows = _by_name(source, rows, attribute_names)
+    if len({len(row) for row in rows}) != 1:
+        counts = sorted({len(row) for row in rows})[:3]
+        raise ValueError(
+            f"attribute_vectors_file is {source!r}, which is no table of numbers: its rows have "
+            f"{' or '.join(map(str, counts)) or 'no'} columns; write all alike"
+        )
+    values = parse_numbers(rows)
+    if wrong := no_number(rows, values):
+        raise ValueError(
+            f"attribute_vectors_file is {source!r}, which is no table of numbers ({wrong}); correct the cells"
+        )
+    return values.astype(np.float32)
 
 
 def _by_name(source: str, lines: list[list[str]], attribute_names: Sequence[str]) -> list[list[str]]:
     """Return the rows in the order of the attributes' names; each row starts with its name."""
-    rows = {line[0]: line[1:] for line in lines}
-    if missing := [name for name in attribute_names if name not in rows]:
+    rows = {nfc(line[0]): line[1:] for line in lines}
+    if missing := [name for name in attribute_names if nfc(name) not in rows]:
         raise ValueError(
             f"attribute_vectors_file is {source!r}, which has no row for {len(missing)} attributes "
-            f"({', '.join(missing[:3])}); write the names as the data set does, or leave them out"
+            f"({some(missing)}); write the names as the data set does, or leave them out"
         )
-    return [rows[name] for name in attribute_names]
+    return [rows[nfc(name)] for name in attribute_names]
 
 
 def _encoded(model: str, attribute_names: Sequence[str]) -> Matrix:
@@ -108,7 +140,8 @@ def _encoded(model: str, attribute_names: Sequence[str]) -> Matrix:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise ValueError(
-            f"attribute_vectors_file is 'text:{model}', which needs sentence-transformers; pip install razh[text]"
+            f"attribute_vectors_file is 'text:{model}', which needs a package; "
+            'pip install "sentence-transformers>=3.0"'
         ) from None
     names = [name.replace("::", " ").replace("_", " ").replace("+", " ") for name in attribute_names]
     return np.asarray(SentenceTransformer(model).encode(names), dtype=np.float32)

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from datamodules.annotations import Annotations
-from datamodules.images import list_images
-from datamodules.protocols import Protocol
-from datamodules.tables import read_lines, read_matrix
-from datamodules.xlsa17 import ProposedSplitDataModule
+from razh.datamodules.annotations import Annotations
+from razh.datamodules.files.tables import read_lines, read_matrix
+from razh.datamodules.files.walk import Walk
+from razh.datamodules.protocols import Protocol
+from razh.datamodules.xlsa17 import ProposedSplitDataModule
 
 __all__ = ["AwA2DataModule"]
 
@@ -64,7 +64,9 @@ class AwA2DataModule(ProposedSplitDataModule):
         )
         kind, scale = ("binary", 1) if self.binary_attributes else ("continuous", 100)
         values = read_matrix(self.folder / f"predicate-matrix-{kind}.txt", len(classes), len(attributes))
-        listed = [(name, file) for name in sorted(classes) for file in list_images(images / name)]
+        walk = Walk()
+        listed = [(name, file) for name in sorted(classes) for file in walk.images(images / name, below=False)]
+        walk.report(str(images))
         paths = tuple(f"{self.image_folder}/{name}/{file}" for name, file in listed)
         class_of = {name: label for label, name in enumerate(classes)}
         return Annotations(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.annotations import Annotations
-from datamodules.base import ZeroShotDataModule
-from datamodules.images import list_images
-from datamodules.protocols import Protocol
-from datamodules.tables import read_array, read_class_table, read_lines
+from razh.datamodules.annotations import Annotations
+from razh.datamodules.base import ZeroShotDataModule
+from razh.datamodules.files.paths import expanded
+from razh.datamodules.files.tables import read_array, read_class_table, read_lines, some
+from razh.datamodules.files.walk import Walk
+from razh.datamodules.protocols import Protocol
 
 __all__ = ["CIFAR10DataModule"]
 
@@ -62,7 +64,7 @@ class CIFAR10DataModule(ZeroShotDataModule):
     Args:
         root: Folder of the data set.
         protocol: Name of the split.
-        class_attributes_file: Attributes of the classes: a CSV (`class,attribute,…`, values in [0, 1]), or a .npy or
+        class_attributes_file: Attributes of the classes: a table (`class,attribute,…`, values in [0, 1]), or a .npy or
             .npz (`file.npz:key`) with one vector a class, whose columns are then scaled to [0, 1] and count as
             attributes. None: the small table in this module.
         kwargs: Arguments of `ZeroShotDataModule`.
@@ -77,7 +79,7 @@ class CIFAR10DataModule(ZeroShotDataModule):
         self, root: str, protocol: str = "cifar-8-2", class_attributes_file: str | None = None, **kwargs: Any
     ) -> None:
         super().__init__(root, protocol, **kwargs)
-        self.class_attributes_file = class_attributes_file
+        self.class_attributes_file = expanded(class_attributes_file, "class_attributes_file")
 
     def read_annotations(self) -> Annotations:
         """Read labels and list images of whichever layout is there, see the base class."""
@@ -86,17 +88,19 @@ class CIFAR10DataModule(ZeroShotDataModule):
             labels, paths = np.concatenate([batch[:, 0] for batch in self._batches]).astype(np.int64), []
         elif (self.folder / "train").is_dir():
             names = CLASSES
+            walk = Walk()
             listed = [
                 (label, f"{part}/{name}/{file}")
                 for part in ("train", "test")
                 for label, name in enumerate(names)
-                for file in list_images(self.folder / part / name)
+                for file in walk.images(self.folder / part / name, below=False)
             ]
+            walk.report(str(self.folder))
             labels, paths = np.array([label for label, _ in listed], dtype=np.int64), [path for _, path in listed]
         else:
             raise FileNotFoundError(
-                f"no CIFAR-10 images at {self.root}; run `make data DATASET=cifar10`, pass DATA_ROOT=…, "
-                "or train on DATASET=synthetic (reads the binary version or {train,test}/CLASS, no pickles)"
+                f"no CIFAR-10 images at {self.root}; run `razh data cifar10`, pass --data_root=…, "
+                "or train on --dataset=synthetic (reads the binary version or {train,test}/CLASS, no pickles)"
             )
         attributes, values = self._attributes(names)
         return Annotations(labels, names, attributes, values, tuple(paths))
@@ -109,11 +113,11 @@ class CIFAR10DataModule(ZeroShotDataModule):
         pixels = self._batches[batch][index - self._starts[batch], 1:]
         return torch.from_numpy(np.array(pixels)).view(3, 32, 32)
 
-    def image_signature(self) -> Iterable[str]:
-        """Yield name and size of each batch file, or of each image file, see the base class."""
+    def image_signatures(self) -> Sequence[str]:
+        """Return a digest of each image, see the base class."""
         if not self._is_binary:
-            return super().image_signature()
-        return [f"{name}\t{(self.folder / name).stat().st_size}" for name in BINARY_FILES]
+            return super().image_signatures()
+        return [hashlib.sha256(record[1:]).hexdigest() for batch in self._batches for record in batch]
 
     @cached_property
     def _is_binary(self) -> bool:
@@ -134,10 +138,10 @@ class CIFAR10DataModule(ZeroShotDataModule):
         if file is None:
             table = [[float(name in having.split()) for having in ATTRIBUTES.values()] for name in classes]
             return tuple(ATTRIBUTES), np.array(table, dtype=np.float32)
-        if file.endswith(".csv"):
+        if not file.endswith((".npy", ".npz")) and ".npz:" not in file:
             listed, attributes, values = read_class_table(Path(file))
             if missing := [name for name in classes if name not in listed]:
-                raise ValueError(f"class_attributes_file is {file!r}, which has no row for {missing[0]!r}; add it")
+                raise ValueError(f"class_attributes_file is {file!r}, which has no row for {some(missing)}; add it")
             return attributes, values[[listed.index(name) for name in classes]]
         vectors = read_array(file, "class_attributes_file")
         if vectors.ndim != 2 or len(vectors) != len(classes) or not np.isfinite(vectors).all():

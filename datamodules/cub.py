@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from datamodules.annotations import Annotations
-from datamodules.images import read_image
-from datamodules.points import evaluation_points
-from datamodules.protocols import Protocol
-from datamodules.tables import read_lines, read_matrix
-from datamodules.xlsa17 import ProposedSplitDataModule
+from razh.datamodules.annotations import Annotations
+from razh.datamodules.files.tables import read_matrix, read_numbered, read_numbers
+from razh.datamodules.files.text import slashes
+from razh.datamodules.images import read_image
+from razh.datamodules.points import evaluation_points
+from razh.datamodules.protocols import Protocol
+from razh.datamodules.xlsa17 import ProposedSplitDataModule
 
 __all__ = ["CUBDataModule"]
 
@@ -40,6 +41,7 @@ class CUBDataModule(ProposedSplitDataModule):
     dataset = "cub"
     title = "CUB"
     subfolder = "CUB_200_2011"
+    part_synonyms = {"bill": "beak"}  # noqa: RUF012  # a ClassVar in the base class
     xlsa17_name = "CUB"
     protocols: ClassVar = {
         "ps": Protocol(unseen=PROPOSED_UNSEEN, official=True),
@@ -52,7 +54,7 @@ class CUBDataModule(ProposedSplitDataModule):
         """Read the official text files, see the base class."""
         self.require_images()
         classes = self._numbered("classes.txt")
-        attributes = _numbered(self._attribute_names_file())
+        attributes = read_numbered(self._attribute_names_file())
         percent = read_matrix(
             self.folder / "attributes" / "class_attribute_labels_continuous.txt", len(classes), len(attributes)
         )
@@ -66,7 +68,7 @@ class CUBDataModule(ProposedSplitDataModule):
         if stranger := next((i for i in self._images if labels[i] not in class_of), None):
             raise ValueError(
                 f"{self.folder / 'image_class_labels.txt'} gives image {stranger} the class {labels[stranger]}, which "
-                f"{self.folder / 'classes.txt'} lacks; unpack both again"
+                f"{self.folder / 'classes.txt'} lacks (its numbers begin at {numbers[0]}); unpack both again"
             )
         return Annotations(
             labels=np.array([class_of[labels[i]] for i in self._images], dtype=np.int64),
@@ -85,15 +87,20 @@ class CUBDataModule(ProposedSplitDataModule):
 
     def part_locations(self) -> NDArray[np.float32]:
         """Return (n, 15, 3): x and y in pixels of the stored image, and 1 if the part is visible (else all are 0)."""
-        table = np.loadtxt(self._file("parts/part_locs.txt"), dtype=np.float32, ndmin=2)
-        ids = table[:, 0].astype(np.int64)
+        table = read_numbers(self.folder / "parts" / "part_locs.txt").astype(np.float32)
+        ids, parts = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64) - 1
+        if parts.min() < 0 or parts.max() >= len(self.part_names):
+            raise ValueError(
+                f"{self.folder / 'parts' / 'part_locs.txt'} names parts {parts.min() + 1} … {parts.max() + 1}, but "
+                f"they count from 1 to {len(self.part_names)}; unpack it again"
+            )
         located = np.zeros((ids.max() + 1, len(self.part_names), 3), dtype=np.float32)
-        located[ids, table[:, 1].astype(np.int64) - 1] = table[:, 2:5]
+        located[ids, parts] = table[:, 2:5]
         return located[self._official_ids()]
 
     def load_image(self, index: int) -> Tensor:
         """Return image `index` as it is stored, see the base class: parts and boxes are places in the stored image."""
-        return read_image(self.image_path(index), upright=False)
+        return read_image(self.image_path(index), upright=False, max_megapixels=self.max_megapixels)
 
     def part_points(self, index: int) -> NDArray[np.float32] | None:
         """Return x, y and visibility (15, 3) of the parts of evaluation image `index`; None without their files."""
@@ -112,7 +119,7 @@ class CUBDataModule(ProposedSplitDataModule):
 
         A few boxes stick out of their image, in the published file too.
         """
-        table = np.loadtxt(self._file("bounding_boxes.txt"), dtype=np.float32, ndmin=2)
+        table = read_numbers(self.folder / "bounding_boxes.txt").astype(np.float32)
         ids = table[:, 0].astype(np.int64)
         boxes = np.zeros((ids.max() + 1, 4), dtype=np.float32)
         boxes[ids] = table[:, 1:5]
@@ -121,7 +128,7 @@ class CUBDataModule(ProposedSplitDataModule):
     @cached_property
     def _images(self) -> dict[int, str]:
         """Path below `folder` of every listed image, by its official id, ids ascending."""
-        return {i: f"{self.image_folder}/{path}" for i, path in sorted(self._numbered("images.txt").items())}
+        return {i: f"{self.image_folder}/{slashes(path)}" for i, path in sorted(self._numbered("images.txt").items())}
 
     def _official_ids(self) -> NDArray[np.int64]:
         """Return the id in `images.txt` of each image of the data set."""
@@ -133,20 +140,5 @@ class CUBDataModule(ProposedSplitDataModule):
         files = [place / "attributes.txt" for place in places]
         return next((file for file in files if file.is_file()), files[0])
 
-    def _file(self, name: str) -> Path:
-        path = self.folder / name
-        if not path.is_file():
-            raise FileNotFoundError(f"no annotation file {path}; unpack the data set again, it belongs to it")
-        return path
-
     def _numbered(self, name: str) -> dict[int, str]:
-        return _numbered(self.folder / name)
-
-
-def _numbered(path: Path) -> dict[int, str]:
-    """Read lines `number text` by number."""
-    pairs = [line.partition(" ") for line in read_lines(path)]
-    try:
-        return {int(number): text.strip() for number, _, text in pairs}
-    except ValueError as error:
-        raise ValueError(f"{path} has a line that does not start with a number ({error}); fetch it again") from None
+        return read_numbered(self.folder / name)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.images import resized_shape
+from razh.datamodules.images import resized_shape
 
 __all__ = ["evaluation_points"]
 
 
 def evaluation_points(points: NDArray[np.float32], height: int, width: int, size: int) -> NDArray[np.float32]:
-    """Take points through `datamodules.images.evaluation_view`: shorter side to `size`, centre cut out.
+    """Take points through `razh.datamodules.images.evaluation_view`: shorter side to `size`, centre cut out.
 
     Args:
         points: (P, 3): x and y in pixels of the stored image, counted from its left and upper edge, and visibility.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.annotations import Annotations
-from datamodules.seeded import draw_order
-from datamodules.splits import Rows, ZeroShotSplit
+from razh.datamodules.annotations import Annotations
+from razh.datamodules.seeded import draw_order
+from razh.datamodules.splits import Rows, Setting, ZeroShotSplit
 
 __all__ = ["Protocol", "make_split", "validation_lists"]
 
@@ -54,6 +54,8 @@ def make_split(
     seed: int = 0,
     validation_class_share: float = 0.2,
     validation_image_share: float = 0.1,
+    setting: Setting = "inductive",
+    refit: bool = False,
 ) -> ZeroShotSplit:
     """Cut a data set by the protocol `name`.
 
@@ -66,6 +68,8 @@ def make_split(
         validation_class_share: Share of the seen classes to hold out as validation classes.
         validation_image_share: Share of each remaining class's training images to hold out for the validation
             database.
+        setting: What methods may know, see `razh.datamodules.splits.SETTINGS`.
+        refit: Hold nothing out.
 
     Raises:
         ValueError: The data set has no such protocol, or too few classes or images for it.
@@ -73,7 +77,7 @@ def make_split(
     protocol = _find_protocol(name, protocols, len(annotations.class_names))
     unseen = _unseen_classes(name, protocol, annotations, seed)
     seen = np.setdiff1d(np.arange(len(annotations.class_names)), unseen)
-    notes: list[str] = []
+    notes = [annotations.notes] if annotations.notes else []
     if protocol.official and annotations.official:
         trainval, query, database = _official_lists(name, annotations, unseen)
     else:
@@ -87,13 +91,15 @@ def make_split(
             "one to find; add images, or pass another --data.split_seed"
         )
     validation, train, validation_query, validation_database = validation_lists(
-        trainval, annotations.labels, seed, validation_class_share, validation_image_share
+        trainval, annotations.labels, seed, 0 if refit else validation_class_share, validation_image_share
     )
     if protocol.as_released and (shared := len(np.intersect1d(query, database))):
         notes.append(f"{shared} of {len(query)} queries are also in the database, as released")
         log.warning("protocol %r: %s; do not compare with disjoint splits", name, notes[-1])
     return ZeroShotSplit(
         protocol=name,
+        setting=setting,
+        refit=refit,
         seen_classes=tuple(seen.tolist()),
         unseen_classes=tuple(unseen.tolist()),
         validation_classes=tuple(validation.tolist()),

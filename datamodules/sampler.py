@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from datamodules.seeded import draw_numbers, draw_order
+from razh.datamodules.seeded import draw_numbers, draw_order
 
 __all__ = ["EpochSampler"]
 

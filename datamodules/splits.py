@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import InitVar, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Rows", "ZeroShotSplit"]
+__all__ = ["SETTINGS", "Rows", "Setting", "ZeroShotSplit"]
 
 Rows = NDArray[np.int64]
+
+Setting: TypeAlias = Literal["inductive", "described", "collection", "both"]
+
+SETTINGS: dict[Setting, str] = {
+    "inductive": "labelled images of seen classes alone",
+    "described": "also the attributes of the classes to be searched (class-transductive)",
+    "collection": "also the unlabelled images of the database (instance-transductive)",
+    "both": "also both of them",
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,6 +43,8 @@ class ZeroShotSplit:
         query: Images of unseen classes.
         database: Images of seen and unseen classes.
         notes: What a reader of the numbers must know, in one line; empty if the lists are as published.
+        setting: What a method may know beside labelled images of seen classes, a key of `SETTINGS`.
+        refit: Whether `train` has all seen classes, for as long as a run with validation classes has chosen.
         labels: (n,) class ids of all images; used for the checks, not kept.
         as_released: Accept overlapping lists, as some papers released them. `overlap` measures them.
 
@@ -54,10 +65,14 @@ class ZeroShotSplit:
     query: Rows
     database: Rows
     notes: str = ""
+    setting: Setting = "inductive"
+    refit: bool = False
     labels: InitVar[Rows]
     as_released: InitVar[bool] = False
 
     def __post_init__(self, labels: Rows, as_released: bool) -> None:
+        if self.setting not in SETTINGS:
+            raise ValueError(f"setting is {self.setting!r}; pass --data.setting={'|'.join(SETTINGS)}")
         for name in ("seen_classes", "unseen_classes", "validation_classes"):
             object.__setattr__(self, name, tuple(sorted(int(c) for c in getattr(self, name))))
         for name in self.SUBSETS:
@@ -119,9 +134,23 @@ class ZeroShotSplit:
         return len(np.intersect1d(getattr(self, first), getattr(self, second), assume_unique=True))
 
     @property
+    def describes_unseen(self) -> bool:
+        """Whether a method may look at the attributes of unseen classes."""
+        return self.setting in ("described", "both")
+
+    @property
+    def unlabelled(self) -> Rows:
+        """Images that a method may look at without their labels: the database, never a query; none in most settings."""
+        return np.setdiff1d(self.database, self.query) if self.setting in ("collection", "both") else self.database[:0]
+
+    @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the five sorted lists; figures with different fingerprints are not comparable."""
+        """Hex SHA-256 of the five sorted lists, and of what is given beside the usual; others are not comparable."""
         digest = hashlib.sha256()
+        if self.setting != "inductive":
+            digest.update(f"setting {self.setting}\n".encode())
+        if self.refit:
+            digest.update(b"refit\n")
         for name in self.SUBSETS:
             rows = getattr(self, name)
             digest.update(f"{name} {len(rows)}\n".encode() + rows.astype("<i8").tobytes())
@@ -132,8 +161,9 @@ class ZeroShotSplit:
         names = ("seen_classes", "unseen_classes", "validation_classes", *self.SUBSETS)
         return {name: len(getattr(self, name)) for name in names}
 
-    def as_dict(self) -> dict[str, str | list[int]]:
+    def as_dict(self) -> dict[str, str | bool | list[int]]:
         """Return protocol, notes, fingerprint and all lists as plain values for JSON."""
         names = ("seen_classes", "unseen_classes", "validation_classes", *self.SUBSETS)
         lists = {name: [int(value) for value in getattr(self, name)] for name in names}
-        return {"protocol": self.protocol, "notes": self.notes, "fingerprint": self.fingerprint, **lists}
+        about = {"protocol": self.protocol, "setting": self.setting, "notes": self.notes}
+        return {**about, "refit": self.refit, "fingerprint": self.fingerprint, **lists}

@@ -8,11 +8,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.annotations import Annotations
-from datamodules.images import list_images_below
-from datamodules.protocols import Protocol
-from datamodules.tables import read_lines, read_mat, read_matrix
-from datamodules.xlsa17 import ProposedSplitDataModule
+from razh.datamodules.annotations import Annotations
+from razh.datamodules.files.matlab import strings
+from razh.datamodules.files.tables import read_mat, read_matrix, read_numbered
+from razh.datamodules.files.text import slashes
+from razh.datamodules.files.walk import Walk
+from razh.datamodules.protocols import Protocol
+from razh.datamodules.xlsa17 import ProposedSplitDataModule
 
 __all__ = ["SUNDataModule"]
 
@@ -54,9 +56,11 @@ class SUNDataModule(ProposedSplitDataModule):
         images = self.require_images()
         released = self._released_folder()
         if (released / "images.mat").is_file():
-            files = _strings(read_mat(released / "images.mat", "images")["images"])
+            files = [slashes(file) for file in strings(read_mat(released / "images.mat", "images")["images"])]
         else:
-            files = sorted(list_images_below(images), key=lambda file: (_class_name(file), file))
+            walk = Walk()
+            files = sorted(walk.images(images), key=lambda file: (_class_name(file), file))
+            walk.report(str(images))
         of_image = [_class_name(file) for file in files]
         if (self.folder / "class_attributes_continuous.txt").is_file():
             classes, attributes, values = self._text_attributes()
@@ -84,8 +88,8 @@ class SUNDataModule(ProposedSplitDataModule):
 
     def _text_attributes(self) -> tuple[list[str], list[str], NDArray[np.float64]]:
         classes, attributes = (
-            [line.partition(" ")[2] for line in read_lines(self.folder / name)]
-            for name in ("classes.txt", "attributes.txt")
+            [name for _, name in sorted(read_numbered(self.folder / file).items())]
+            for file in ("classes.txt", "attributes.txt")
         )
         values = read_matrix(self.folder / "class_attributes_continuous.txt", len(classes), len(attributes))
         return classes, attributes, values
@@ -93,7 +97,7 @@ class SUNDataModule(ProposedSplitDataModule):
 
 def _voted_attributes(folder: Path, labels: NDArray[np.int64]) -> tuple[list[str], NDArray[np.float64]]:
     """Return the attributes' names and the mean votes of each class (C, M) from the released files."""
-    attributes = _strings(read_mat(folder / "attributes.mat", "attributes")["attributes"])
+    attributes = strings(read_mat(folder / "attributes.mat", "attributes")["attributes"])
     file = folder / "attributeLabels_continuous.mat"
     votes = read_mat(file, "labels_cv")["labels_cv"].astype(np.float64)
     if votes.shape != (len(labels), len(attributes)):
@@ -110,7 +114,3 @@ def _class_name(file: str) -> str:
     """Return the class of an image path below `images/`: its folders joined, without the initial letter's."""
     folders = file.split("/")[:-1]
     return "_".join(folders[1:] if len(folders) > 1 and len(folders[0]) == 1 else folders)
-
-
-def _strings(cells: NDArray[np.object_]) -> list[str]:
-    return [str(cell[0]) for cell in cells.ravel()]

@@ -21,9 +21,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from datamodules.base import ZeroShotDataModule
-from datamodules.splits import Rows
-from datamodules.tables import read_lines, read_mat
+from razh.datamodules.base import ZeroShotDataModule
+from razh.datamodules.files.matlab import strings
+from razh.datamodules.files.paths import expanded
+from razh.datamodules.files.tables import read_lines, read_mat
+from razh.datamodules.files.text import nfc, slashes
+from razh.datamodules.splits import Rows
 
 __all__ = ["ProposedSplitDataModule"]
 
@@ -52,7 +55,7 @@ class ProposedSplitDataModule(ZeroShotDataModule):
 
     def __init__(self, root: str, protocol: str = "ps", split_file: str | None = None, **kwargs: Any) -> None:
         super().__init__(root, protocol, **kwargs)
-        self.split_file = split_file
+        self.split_file = expanded(split_file, "split_file")
 
     def official_rows(self, image_paths: Sequence[str], image_ids: Sequence[int] | None = None) -> dict[str, Rows]:
         """Return the published image lists as rows of `image_paths`, by trainval, test_seen and test_unseen.
@@ -73,6 +76,8 @@ class ProposedSplitDataModule(ZeroShotDataModule):
         if source is None:
             return {}
         lists = _ids_of_folder(source) if source.is_dir() else _ids_of_mat(source)
+        if any(i < 1 for ids in lists.values() for i in ids):
+            raise ValueError(f"{source} lists images from number 0 on, but they count from 1; add 1 to each number")
         features = source.with_name("res101.mat")
         if not source.is_dir() and features.is_file():
             known = _ids_by_file(features, image_paths)
@@ -125,10 +130,10 @@ def _ids_of_mat(path: Path) -> dict[str, list[int]]:
 
 def _ids_by_file(features: Path, image_paths: Sequence[str]) -> dict[int, int]:
     """Return the row of `image_paths` for each row, counted from 1, of res101.mat; they share folder and file name."""
-    files = [str(cell[0]) for cell in read_mat(features, "image_files")["image_files"].ravel()]
+    files = strings(read_mat(features, "image_files")["image_files"])
     rows = {_tail(path): row for row, path in enumerate(image_paths)}
     return {number: rows[_tail(file)] for number, file in enumerate(files, start=1) if _tail(file) in rows}
 
 
 def _tail(path: str) -> str:
-    return "/".join(path.split("/")[-2:])
+    return "/".join(nfc(slashes(path)).split("/")[-2:])

@@ -1,11 +1,13 @@
 """Tiny networks, facts and batches that many tests share."""
 
+import logging
 import signal
 
 import pytest
 import torch
 
 from razh.backbones.timm import TimmBackbone
+from tests.processes import ranks
 
 CLASSES, ATTRIBUTES, VECTOR, SIZE = 6, 8, 5, 32
 
@@ -13,6 +15,16 @@ CLASSES, ATTRIBUTES, VECTOR, SIZE = 6, 8, 5, 32
 torch.set_num_threads(1)  # also for fixtures of a whole module: sums of two threads differ in the last digit
 # A suite that is started in the background ignores Ctrl-C, and so would the programs that its tests stop by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+def pytest_xdist_make_scheduler(config, log):
+    """Keep neighbours on one worker, so that what a module shares is made once."""
+    if config.getvalue("dist") == "load":  # the default
+        from xdist.scheduler import WorkStealingScheduling
+
+        return WorkStealingScheduling(config, log)
+    return None
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +35,18 @@ def _isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("RAZH_CACHE", str(tmp_path / "cache"))
     for name in ("RAZH_RUN_DIR", "RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("razh",):  # a command line that ran before keeps their messages to itself
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Return a function that runs a command on some ranks and returns their exit statuses."""
+
+    def run(size, *arguments, signals=None, fails=""):
+        return ranks(size, arguments, tmp_path, signals, fails)
+
+    return run
 
 
 @pytest.fixture

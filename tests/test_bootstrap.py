@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from razh import bootstrap
+from tools import bootstrap
 
 
 @pytest.fixture
@@ -142,3 +142,32 @@ def test_needs_only_the_standard_library():
     )
     assert done.returncode == 0, done.stderr
     assert "--faiss" in done.stdout
+
+
+def test_a_folder_that_is_no_environment_is_neither_filled_nor_removed(calls, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    calls.status.code = 1  # venv fails
+    with pytest.raises(SystemExit, match=r"VENV=.*mine is there already and is no virtual environment"):
+        bootstrap.python_of(str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    assert calls.noted == []
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(calls, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert bootstrap.python_of("~/venv").startswith(str(tmp_path / "venv"))
+
+
+def test_what_follows_runs_in_the_environment_with_options_that_no_shell_has_read(calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    options = "--model.lr=1e-4 --x='a b' ; touch x $(touch x) `touch x`"
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--faiss=cpu", f"--args={options}", "--", "-m", "razh", "fit"])
+    bootstrap.main()
+    passed = ["--model.lr=1e-4", "--x=a b", ";", "touch", "x", "$(touch", "x)", "`touch", "x`"]
+    assert [words[1:] for words in started] == [["-m", "razh", "fit", *passed]]
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--args='a", "--", "-m", "razh"])
+    with pytest.raises(SystemExit, match="ARGS='a cannot be split into options"):
+        bootstrap.main()

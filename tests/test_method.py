@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 import torch
 
-from datamodules.synthetic import SyntheticDataModule
+from razh.datamodules.synthetic.data import SyntheticDataModule
 from razh.layers.hash import itq
 from razh.method import HashingMethod
 from razh.methods.ce import CE
@@ -26,9 +26,7 @@ class Plain(HashingMethod):
 
 @pytest.fixture(scope="module")
 def data():
-    return SyntheticDataModule(
-        seen_classes=6, unseen_classes=2, images_per_class=10, image_size=32, batch_size=8, eval_batch_size=16
-    )
+    return SyntheticDataModule(seen_classes=6, unseen_classes=2, images_per_class=10, image_size=32, batch_size=8)
 
 
 def method_for(data, make_backbone, kind=CE, **arguments):
@@ -54,9 +52,9 @@ def test_targets_count_labels_among_the_training_classes(make_method):
     assert method.targets({"label": torch.tensor([2, 5])}).tolist() == [-1, -1]  # unseen: cross-entropy refuses them
 
 
-def test_shuffled_attributes_are_those_of_other_training_classes(make_method, facts):
+def test_permuted_attributes_are_those_of_other_training_classes(make_method, facts):
     true = facts["class_attributes"]
-    control, again = (make_method(Plain, shuffled_attributes=True) for _ in range(2))
+    control, again = (make_method(Plain, permuted_attributes=True) for _ in range(2))
     trained = facts["train_classes"]
     unseen = [c for c in range(len(true)) if c not in trained.tolist()]
     assert torch.equal(control.class_attributes, again.class_attributes)
@@ -109,7 +107,7 @@ def test_bits_must_be_positive(make_method, bits):
 
 
 def test_checkpoint_of_another_code_length_is_refused_by_name(make_method):
-    with pytest.raises(ValueError, match=r"codes of 16 bits, model\.bits is 12; pass BITS=16"):
+    with pytest.raises(ValueError, match=r"codes of 16 bits, model\.bits is 12; pass --bits=16"):
         make_method(Plain).on_load_checkpoint({"state_dict": make_method(Plain, bits=16).state_dict()})
     make_method(Plain).on_load_checkpoint({"state_dict": make_method(Plain).state_dict()})
 

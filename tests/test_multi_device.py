@@ -2,110 +2,31 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from razh import devices
-from razh.cli import main
+from razh.cli.main import main
+from razh.run import devices
 from tests.failing import HOW
+from tests.processes import SMALL, free_port, said
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = [
-    "--data.images_per_class=12",
-    "--data.image_size=32",
-    "--trainer.max_epochs=2",
-    "--trainer.accelerator=cpu",
-    "--trainer.enable_progress_bar=false",
-    "--figures.enabled=false",
-    "--measures.enabled=false",
-    "--backbone=test-vit",
-    "--bits=12",
-]
 # Everything of RAZH that does not draw random numbers or take the first images of a batch.
 BATCH_TERMS = [
     "--method=razh",
-    "--model.mix_weight=0",
-    "--model.mix_hash_weight=0",
-    "--model.reconstruction_weight=0",
-    "--model.balance_weight=1",
-    "--model.pairwise_weight=1",
+    "--model.weights.attributes=0",  # what is read of attributes is dropped out at random, differently on each device
+    "--model.parts.order=parts_first",
+    "--model.weights.balance=1",
+    "--model.weights.pairwise=1",
 ]
 pytestmark = pytest.mark.ddp
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def work(rank, size, port, log, given, signals, fails):
-    """Be one rank of a job, as torchrun would start it."""
-    os.environ["RAZH_TEST_FAILS"] = fails
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "GROUP_RANK": "0"}
-    os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "False"}
-    with Path(f"{log}{rank}").open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    if rank in signals:
-        from razh.method import HashingMethod
-
-        step, calls = HashingMethod.training_step, [0]
-
-        def told(self, *args):
-            calls[0] += 1
-            if calls[0] == signals[rank]:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(self, *args)
-
-        HashingMethod.training_step = told
-    raise SystemExit(main([*given, f"--trainer.devices={size}", "--trainer.strategy=ddp"]))
-
-
-@pytest.fixture(scope="module")
-def context():
-    """Return a context that forks ranks from a process that has imported everything."""
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["tests.test_multi_device", "razh.lightning_cli", "datamodules.synthetic"])
-    return found
-
-
-@pytest.fixture
-def job(context, tmp_path):
-    """Return a function that runs a command on some ranks and returns their exit statuses."""
-
-    def start(size, *given, signals=None, fails=""):
-        port = free_port()
-        arguments = (port, str(tmp_path / "log"), list(given), signals or {}, fails)
-        ranks = [context.Process(target=work, args=(rank, size, *arguments)) for rank in range(size)]
-        for rank in ranks:
-            rank.start()
-        until = time.monotonic() + 120
-        for rank in ranks:
-            rank.join(max(until - time.monotonic(), 0))
-        hanging = [number for number, rank in enumerate(ranks) if rank.is_alive()]
-        for rank in ranks:
-            rank.kill()
-        assert not hanging, said(tmp_path)
-        return [rank.exitcode for rank in ranks]
-
-    return start
-
-
-def said(folder):
-    return "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("log*")))
 
 
 def history(folder):
@@ -134,8 +55,9 @@ def test_same_global_batches_give_the_same_training(job, alone, tmp_path):
     for one, many in zip(history(alone), history(tmp_path / "run"), strict=True):
         assert many == pytest.approx(one, abs=1e-3)
         assert many["train/loss"] == pytest.approx(one["train/loss"], abs=1e-5)
+    together = state(tmp_path / "run")
     for name, values in state(alone).items():
-        assert torch.allclose(values.float(), state(tmp_path / "run")[name].float(), atol=1e-3), name
+        assert torch.allclose(values.float(), together[name].float(), atol=1e-3), name
 
 
 @pytest.mark.slow
@@ -160,14 +82,15 @@ def test_terms_over_the_batch_are_those_of_the_whole_batch(job, tmp_path):
     for one, two in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         for term in ("balance", "pairwise", "similarity", "presence", "loss"):
             assert two[f"train/{term}"] == pytest.approx(one[f"train/{term}"], rel=1e-4, abs=1e-5), term
+    together = state(tmp_path / "two")
     for name, values in state(tmp_path / "one").items():
-        assert torch.allclose(values.float(), state(tmp_path / "two")[name].float(), atol=2e-3), name
+        assert torch.allclose(values.float(), together[name].float(), atol=2e-3), name
 
 
 @pytest.mark.slow
 def test_one_rank_is_told_to_stop_and_all_of_them_do_and_go_on(job, tmp_path):
     """With random branches: each rank goes on with its own random numbers."""
-    given = ["train", *SMALL, "--method=razh", "--data.batch_size=8"]
+    given = ["train", *SMALL, "--method=razh", "--data.batch_size=4"]
     assert job(2, *given, f"--run_dir={tmp_path / 'whole'}") == [0, 0], said(tmp_path)
     stop = 128 + signal.SIGTERM
     assert job(2, *given, f"--run_dir={tmp_path / 'run'}", signals={1: 9}) == [stop, stop], said(tmp_path)
@@ -197,7 +120,7 @@ def test_launcher_ends_with_the_error_of_a_rank(tmp_path):
     """With Lightning's own launcher; the error of the rank that failed is there to be read."""
     command = [sys.executable, "-m", "razh", "train", *SMALL, "--method=ce", "--model=tests.failing.FailsOnOneRank"]
     command += ["--data.batch_size=8", "--trainer.devices=2", f"--run_dir={tmp_path / 'run'}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAZH_TEST_FAILS": "1 raises"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAZH_TEST_FAILS": "1 raises", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
@@ -260,11 +183,20 @@ ALLOWED = [
 REFUSED = [
     (0, Options("gpu", 1), "no GPU.*--trainer.accelerator=cpu"),
     (0, Options("cuda", "auto"), "no GPU"),
-    (1, Options("gpu", 2), r"trainer\.devices=2: this machine has 1 GPU; pass DEVICES=1"),
+    (1, Options("gpu", 2), r"trainer\.devices=2: this machine has 1 GPU; pass --trainer.devices=1"),
     (1, Options("auto", 2), "--trainer.accelerator=cpu for 2 processes"),
     (2, Options("gpu", "0,2"), "2 GPUs, numbered from 0"),
     (2, Options("gpu", "two"), "not a number of devices"),
-    (0, Options("cpu", 1, "16-mixed"), "no half precision.*PRECISION=32-true"),
+    (2, Options("gpu", "0,0"), "different numbers"),
+    (2, Options("gpu", [0, -1]), "different numbers"),
+    (2, Options("gpu", []), "different numbers"),
+    (0, Options("cpu", -7), r"--trainer.devices=-7 must be a whole number from 1 to 1,024"),
+    (0, Options("cpu", 0), r"--trainer.devices=0 must be"),
+    (0, Options("cpu", 10**9), r"--trainer.devices=1000000000 must be"),
+    (0, Options("auto", "-1"), "auto for one process"),
+    (0, Options("cpu", "0,1"), "auto for one process"),
+    (2, Options("gpu", -2), "auto for all"),
+    (0, Options("cpu", 1, "16-mixed"), "no half precision.*trainer.precision=32-true"),
 ]
 
 
@@ -291,7 +223,7 @@ def test_bf16_where_the_processor_has_it(monkeypatch, precision):
     with pytest.raises(ValueError, match="this CPU has no bf16"):
         devices.check(Options("cpu", 1, precision))
     fake_machine(monkeypatch, 1, bf16=False)
-    with pytest.raises(ValueError, match="this GPU has no bf16; pass PRECISION=16-mixed"):
+    with pytest.raises(ValueError, match=r"this GPU has no bf16; pass --trainer\.precision=16-mixed"):
         devices.check(Options("gpu", 1, precision))
 
 

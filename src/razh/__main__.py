@@ -2,13 +2,19 @@
 
 import sys
 
-from razh.cli import main as run
-
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        from razh.cli.main import main as run
+
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the command line can say so
+        status = 130
+    sys.exit(status)
 
 
 if __name__ == "__main__":
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]  # the current folder: a `yaml.py` among somebody's files would be imported
     main()

@@ -4,21 +4,30 @@ import logging
 import math
 import unicodedata
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from razh.backbones.timm import TimmBackbone
+from razh.backbones.views import Views
+from razh.collection.code import CollectionCode
 from razh.layers.hash import HashHead, binarize, within_class_whitening
+from razh.layers.posteriors import ClassPosteriors
+from razh.support.bounds import Bits, Bounded, NonNegative, Positive, Share
+from razh.support.distributed import first_of_all, world
+from razh.support.finite import EVERY, LossWatch, Step, strange_entry
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
+CLASS_FACTS = ("class_attributes", "attribute_vectors", "train_classes", "attribute_groups")
 
 
-class HashingMethod(L.LightningModule, ABC):
+class HashingMethod(Bounded, L.LightningModule, ABC):
     """A backbone, a hash head, and loss terms that a subclass chooses.
 
     A method is one file with a subclass that has two methods: `hash_logits` says how a batch becomes hash logits,
@@ -27,19 +36,26 @@ class HashingMethod(L.LightningModule, ABC):
     and `self.feature(batch)`, which take what is there and compute the rest.
     """
 
+    of_collection = False
+    """Whether the method itself looks at the unlabelled collection, so that nobody else fits its codes to it."""
+
+    trains: ClassVar[bool] = True
+    """Whether there are steps of training, and an epoch to choose; else all is fitted before the first."""
+
     def __init__(
         self,
         backbone: TimmBackbone,
         class_attributes: Tensor,
         attribute_vectors: Tensor,
         train_classes: Tensor,
-        bits: int = 64,
+        bits: Bits = 64,
         hash_init: Literal["itq", "pca", "whitened", "random"] = "itq",
-        lr: float = 1e-3,
-        backbone_lr: float = 1e-4,
-        weight_decay: float = 1e-4,
-        warmup: float = 0.1,
-        shuffled_attributes: bool = False,
+        lr: Positive = 1e-3,
+        backbone_lr: NonNegative = 1e-4,
+        weight_decay: NonNegative = 1e-4,
+        warmup: Share = 0.1,
+        permuted_attributes: bool = False,
+        attribute_groups: Tensor | None = None,
     ) -> None:
         """Build the parts that all methods have.
 
@@ -55,34 +71,39 @@ class HashingMethod(L.LightningModule, ABC):
             backbone_lr: learning rate of the backbone's trainable part.
             weight_decay: of AdamW.
             warmup: share of the steps in which the learning rate rises; then it falls as a cosine.
-            shuffled_attributes: a control: training classes have each other's attributes, none its own. A method that
+            permuted_attributes: a control: training classes have each other's attributes, none its own. A method that
                 is as good so does not live on what attributes say.
+            attribute_groups: (M,) the part that each attribute belongs to, where names say so; given by the data.
 
         Raises:
-            ValueError: bits below 1.
+            ValueError: a number out of its bounds.
         """
         super().__init__()
         self.backbone = backbone
         self.bits, self.hash_init = bits, hash_init
         self.lr, self.backbone_lr, self.weight_decay, self.warmup = lr, backbone_lr, weight_decay, warmup
-        self.head = HashHead(self.input_dim(backbone), bits)
-        if shuffled_attributes:
-            class_attributes = dealt_out(class_attributes, train_classes)
+        self._watch = LossWatch()
+        if permuted_attributes:
+            class_attributes = permuted(class_attributes, train_classes)
         self.register_buffer("class_attributes", class_attributes)
         self.register_buffer("attribute_vectors", attribute_vectors)
         self.register_buffer("train_classes", train_classes)
+        self.register_buffer("attribute_groups", attribute_groups)
         position = torch.full((len(class_attributes),), -1)
         position[train_classes] = torch.arange(len(train_classes))
         self.register_buffer("class_position", position)
+        self.head = HashHead(self.input_width(), bits)
+        self.collection: CollectionCode | None = None
 
     class_attributes: Tensor
     attribute_vectors: Tensor
     train_classes: Tensor
+    attribute_groups: Tensor | None
     class_position: Tensor
 
-    def input_dim(self, backbone: TimmBackbone) -> int:
-        """Return the width of what the hash head sees."""
-        return backbone.feature_dim
+    def input_width(self) -> int:
+        """Build the layers in front of the hash head, if there are any, and return the width of what it sees."""
+        return self.backbone.feature_dim
 
     @abstractmethod
     def hash_logits(self, batch: Batch) -> Tensor:
@@ -93,12 +114,42 @@ class HashingMethod(L.LightningModule, ABC):
         """Return the weighted loss terms; their sum is minimised, each is logged. None at all: nothing to train."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return hash logits (B, L) of uint8 images (B, 3, H, W)."""
-        return self.hash_logits({"image": images})
+        """Return the logits (B, L) of the codes of uint8 images (B, 3, H, W)."""
+        return self.code_logits({"image": images})
+
+    def code_logits(self, batch: Batch) -> Tensor:
+        """Return logits (B, L) whose signs are the codes: by what was fitted to a collection, if anything was."""
+        return self.hash_logits(batch) if self.collection is None else self.collection(self.description(batch))
+
+    def description(self, batch: Batch) -> Tensor:
+        """Return what an image is described by (B, D), without a look at labels: what fits a collection sees it."""
+        return self.feature(batch)
+
+    description_array = "kept"
+    """Name of the array of `razh.features.arrays` that a description is made from by the network as it is."""
 
     def codes(self, images: Tensor) -> Tensor:
-        """Return the codes (B, L), bool, of uint8 images (B, 3, H, W)."""
-        return binarize(self(images))
+        """Return the codes (B, L), bool, of uint8 images (B, 3, H, W).
+
+        Raises:
+            ValueError: hash logits that are not finite, whose signs would be no code.
+        """
+        return self.encode({"image": images})
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Return the codes (B, L), bool, of a batch; raises as `codes` does."""
+        return binarize(self.finite_logits(batch))
+
+    def finite_logits(self, batch: Batch) -> Tensor:
+        """Return `code_logits` (B, L) of a batch; raises as `codes` does."""
+        logits = self.code_logits(batch)
+        if not logits.isfinite().all():
+            strange = int((~logits.isfinite()).any(dim=1).sum())
+            raise ValueError(
+                f"the hash logits of {strange} of {len(logits)} images are not finite: the weights of the checkpoint "
+                "or of its backbone are damaged or too large; take others, or --trainer.precision=32-true"
+            )
+        return logits
 
     def patches(self, batch: Batch) -> Tensor:
         """Return patches (B, prefix + N, D), from the cache where the batch has them."""
@@ -114,19 +165,44 @@ class HashingMethod(L.LightningModule, ABC):
         """Return labels (B,) counted among the training classes."""
         return self.class_position[batch["label"]]
 
+    views: Views = ()
+    """Views that are shown of an image, where it is shown in several."""
+
+    @property
+    def view_size(self) -> int:
+        """Side in pixels of an enlarged view."""
+        return self.backbone.image_size
+
     @property
     def cached_inputs(self) -> tuple[str, ...]:
-        """Return which arrays of a feature cache a batch should have; the last output that is cached, if not said."""
+        """Return which arrays of `razh.features.arrays` a batch should have; by default the last cached output."""
         return self.backbone.caches[-1:]
 
     # Lightning's hooks from here on.
 
+    def setup(self, stage: str) -> None:
+        """Refuse what looks at more than the data's setting allows.
+
+        Raises:
+            ValueError: attributes of the classes to be searched are looked at, and the setting does not give them.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        looks = any(isinstance(layer, ClassPosteriors) and layer.described for layer in self.modules())
+        if looks and not data.split.describes_unseen:
+            raise ValueError(
+                "model.code.posteriors=described looks at attributes of the classes to be searched, which "
+                f"data.setting={data.split.setting} does not give; pass --data.setting=described or both, and compare "
+                "with methods of that setting alone"
+            )
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Return the sum of the loss terms, and log each."""
+        """Return the sum of the loss terms, and log each; one that is not finite ends the run, if not at once."""
         terms = self.losses(batch)
         if not terms:
             return None
-        loss = torch.stack(list(terms.values())).sum()
+        values = torch.stack(list(terms.values()))
+        loss = values.sum()
+        self._watch_loss(tuple(terms), values.detach(), loss.detach())
         size = len(batch["label"])
         logged = {f"train/{name}": value.detach() for name, value in terms.items()}
         self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
@@ -136,11 +212,66 @@ class HashingMethod(L.LightningModule, ABC):
         return loss
 
     def encode_step(self, batch: Batch, batch_idx: int) -> Batch:
-        """Return index, label and code of a batch; callbacks collect them."""
-        codes = binarize(self.hash_logits(batch))
-        return {"index": batch["index"], "label": batch["label"], "code": codes}
+        """Return index, label, logits and code of a batch; callbacks collect them."""
+        logits = self.finite_logits(batch)
+        return {"index": batch["index"], "label": batch["label"], "logits": logits, "code": binarize(logits)}
 
     validation_step = test_step = predict_step = encode_step
+
+    def _watch_loss(self, names: tuple[str, ...], terms: Tensor, loss: Tensor) -> None:
+        """Look at the losses at once where that costs nothing, else every so many steps."""
+        optimizers = getattr(self._trainer, "optimizers", [])
+        rate = optimizers[0].param_groups[0]["lr"] if optimizers else self.lr
+        self._watch.add(Step(self.current_epoch, self.global_step, rate, names, terms, loss))
+        if len(self._watch) >= EVERY or (terms.device.type == "cpu" and world()[1] == 1):
+            self._stop_on(self._loss_problem())
+
+    def check_finite(self) -> None:
+        """Refuse losses and weights that are not finite; all ranks call it, and all of them end.
+
+        It stands before everything that keeps or judges weights: checkpoints, validation, test and prediction.
+
+        Raises:
+            ValueError: the first such number, when it came, and what to change.
+        """
+        problem = self._loss_problem()
+        if problem is None and (name := strange_entry(self.state_dict())) is not None:
+            when = f"in epoch {self.current_epoch}, step {self.global_step:,}"
+            problem = f"weights {name} are not finite {when}: {self._way_out()}"
+        self._stop_on(problem)
+
+    # Not at an epoch's end: there the first rank may be asking all others for the means of what was logged.
+    on_train_epoch_start = on_train_end = check_finite
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = check_finite
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the last good checkpoint where it is: no weights that are not finite are written."""
+        self.check_finite()
+
+    def _loss_problem(self) -> str | None:
+        step = self._watch.first_problem()
+        return f"{step.problem()}: {self._way_out(step.step)}" if step is not None else None
+
+    def _way_out(self, step: int | None = None) -> str:
+        """Return what to change, and what is left of the run."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return "take another checkpoint"
+        change = f"lower --model.lr (now {self.lr:g})"
+        if step == 0:  # nothing was learnt yet
+            change = "look at the options of this term and at the weights of the backbone"
+        elif "16" in str(self.trainer.precision):
+            change += ", or pass --trainer.precision=32-true"
+        kept = self.trainer.checkpoint_callback
+        last = getattr(kept, "last_model_path", "") or getattr(kept, "best_model_path", "") or self.trainer.ckpt_path
+        if not last:
+            return f"{change}; there is no checkpoint yet"
+        return f"{change}; the last good checkpoint is {last}, from which the same options would lead here again"
+
+    @staticmethod
+    def _stop_on(problem: str | None) -> None:
+        problem = first_of_all(problem)
+        if problem is not None:
+            raise ValueError(problem)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of something else by name: of another method, code length, network, or other classes.
@@ -151,16 +282,27 @@ class HashingMethod(L.LightningModule, ABC):
         trained_as = str((info.get("model") or {}).get("class_path", "")).rpartition(".")[2]
         if trained_as and trained_as != type(self).__name__:
             raise ValueError(
-                f"the checkpoint is one of {trained_as}, this run's method is {type(self).__name__}; pass the METHOD "
+                f"the checkpoint is one of {trained_as}, this run's method is {type(self).__name__}; pass the --method "
                 "that it was trained with, or another --ckpt_path"
             )
         found = state.get("head.bias")
         if found is not None and len(found) != self.bits:
             raise ValueError(
-                f"the checkpoint has codes of {len(found)} bits, model.bits is {self.bits}; pass BITS={len(found)}, "
+                f"the checkpoint has codes of {len(found)} bits, model.bits is {self.bits}; pass --bits={len(found)}, "
                 "or another --ckpt_path"
             )
-        self._check_classes(state, info)
+        if info.get("class_names") == []:  # of a bare network, which knows no classes: those of the data are no leak
+            own = self.state_dict()
+            state |= {name: own[name] for name in (*CLASS_FACTS, "class_position") if name in own}
+        else:
+            self._check_classes(state, info)
+        if "collection" in info:
+            if self.trainer.state.fn == TrainerFn.FITTING:
+                raise ValueError(
+                    "the checkpoint was adapted to a collection, which ends its training; train on from the checkpoint "
+                    "that it was adapted from"
+                )
+            self.adopt_collection(state)
         own = self.state_dict()
         strange = [name for name in dict.fromkeys([*own, *state]) if _shape(own, name) != _shape(state, name)]
         if strange:
@@ -169,6 +311,12 @@ class HashingMethod(L.LightningModule, ABC):
                 f"{_shape(own, strange[0])} here ({len(strange)} such); pass the options that it was trained with, "
                 "--config=RUN/config.yaml"
             )
+
+    def adopt_collection(self, state: dict[str, Any]) -> None:
+        """Make room for the code of a collection that a state has beside the method's own."""
+        prefix = "collection."
+        fitted = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        self.collection = CollectionCode.of_shapes(fitted).to(self.device)
 
     def _check_classes(self, state: dict[str, Any], info: dict[str, Any]) -> None:
         data = getattr(self._trainer, "datamodule", None)
@@ -207,7 +355,15 @@ class HashingMethod(L.LightningModule, ABC):
             name = self.backbone.name
             log.warning("backbone %s is frozen at random weights: pass WEIGHTS=file, or pretrained=true", name)
         if self.trainer.ckpt_path is None:
-            self.start_from_features()
+            try:
+                self.start_from_features()
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+                reason = str(error).strip().splitlines()[0]
+                raise ValueError(
+                    f"the features of the training images allow no start ({reason}); take another backbone, or pass "
+                    "--model.hash_init=random"
+                ) from error
+        self.check_finite()
 
     def start_from_features(self) -> None:
         """Initialise what depends on the training features: the hash head, unless it starts at random."""
@@ -223,28 +379,49 @@ class HashingMethod(L.LightningModule, ABC):
             whitening = None
         elif whitening is None:
             whitening = within_class_whitening(features, self.training_labels())
-        self.head.initialise(features, whitening, rotate=self.hash_init != "pca", beside=self.beside(features))
+        self.head.initialise(
+            features, whitening, rotate=self.hash_init != "pca", auxiliary=self.auxiliary_input(features)
+        )
         self.synchronise(self.head)
 
     def synchronise(self, module: nn.Module) -> None:
         """Give every device the first one's state: all computed it, but last digits differ and must not live on."""
         module.load_state_dict(self.trainer.strategy.broadcast({k: v.cpu() for k, v in module.state_dict().items()}))
 
-    def beside(self, features: Tensor) -> Tensor | None:
-        """Return what the hash head sees beside the features (n, D) and starts from, too: (n, E), or nothing."""
+    def auxiliary_input(self, features: Tensor) -> Tensor | None:
+        """Return what the hash head sees behind the features (n, D) and starts from, too: (n, E), or nothing."""
         return None
 
     @torch.no_grad()
     def training_features(self) -> Tensor:
-        """Return what the hash head sees of all training images (n, D), in dataset order, the same on every device."""
+        """Return what the hash head sees of all training images (n, D), in dataset order, the same on every device.
+
+        Raises:
+            ValueError: features that are not finite.
+        """
+        return self.features_of(self.trainer.datamodule.initialisation_dataloader())  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def features_of(self, loader: Iterable[Batch]) -> Tensor:
+        """Return what the hash head sees of the images of a loader (n, D), in its order; labels are not shown.
+
+        Raises:
+            ValueError: features that are not finite.
+        """
         was_training = self.training
         self.eval()
         rows = []
-        for batch in self.trainer.datamodule.initialisation_dataloader():  # type: ignore[attr-defined]
-            moved = {name: value.to(self.device) for name, value in batch.items()}
+        for batch in loader:
+            moved = {name: value.to(self.device) for name, value in batch.items() if name != "label"}
             rows.append(self.hash_input(moved).float().cpu())
         self.train(was_training)
-        return torch.cat(rows)
+        features = torch.cat(rows)
+        if strange := int((~features.isfinite()).any(dim=1).sum()):
+            raise ValueError(
+                f"the features of {strange} of {len(features)} images are not finite: check the weights of "
+                f"backbone {self.backbone.name} (--weights)"
+            )
+        return features
 
     def training_labels(self) -> Tensor:
         """Return the labels (n,) of the rows of `training_features`."""
@@ -280,9 +457,9 @@ def _shape(state: dict[str, Any], name: str) -> str:
     return "missing" if value is None else str(tuple(value.shape)) if isinstance(value, Tensor) else "there"
 
 
-def dealt_out(class_attributes: Tensor, train_classes: Tensor) -> Tensor:
+def permuted(class_attributes: Tensor, train_classes: Tensor) -> Tensor:
     """Return class attributes (C, M) in which every training class has those of another one, the same at each call."""
     order = torch.randperm(len(train_classes), generator=torch.Generator().manual_seed(0))
-    dealt = class_attributes.clone()
-    dealt[train_classes[order]] = class_attributes[train_classes[order.roll(1)]]  # a cycle: none keeps its own
-    return dealt
+    permuted_rows = class_attributes.clone()
+    permuted_rows[train_classes[order]] = class_attributes[train_classes[order.roll(1)]]  # a cycle: none keeps its own
+    return permuted_rows

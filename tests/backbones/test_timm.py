@@ -8,7 +8,7 @@ from torch import nn
 
 from razh.backbones.timm import TimmBackbone, load_weights, pool_grid
 from razh.backbones.views import MIRRORED
-from razh.devices import trains_batch_norm
+from razh.run.devices import trains_batch_norm
 
 SIZE = 64
 STAGES = {"test_vit": 6, "test_efficientnet": 7, "test_resnet": 5, "test_convnext": 6}
@@ -108,10 +108,15 @@ def test_networks_that_cannot_be_taken_are_named(name, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "allowed"), [("test_vit", 7, "0 to 6"), ("test_resnet", 0, "1 to 5"), ("test_vit", -1, "0 to 6")]
+    ("name", "split", "told"),
+    [
+        ("test_vit", 7, "backbone.split=7 is out of range for test_vit: take 0 to 6"),
+        ("test_resnet", 0, "backbone.split=0 is out of range for test_resnet: take 1 to 5"),
+        ("test_vit", -1, "split=-1 must be a whole number from 0"),
+    ],
 )
-def test_split_out_of_range(name, split, allowed):
-    with pytest.raises(ValueError, match=f"backbone.split={split} is out of range for {name}: take {allowed}"):
+def test_split_out_of_range(name, split, told):
+    with pytest.raises(ValueError, match=told):
         TimmBackbone(name, split=split, image_size=SIZE)
 
 
@@ -368,3 +373,18 @@ def test_weights_that_cannot_be_fetched_are_named_with_the_way_out(monkeypatch):
     monkeypatch.setattr(timm, "create_model", fails)
     with pytest.raises(OSError, match=r"weights of test_vit cannot be fetched .*no route to the hub.*WEIGHTS=file"):
         TimmBackbone("test_vit", pretrained=True)
+
+
+def test_weights_that_have_changed_or_are_not_finite_are_refused(tmp_path):
+    model, path = timm.create_model("test_resnet", num_classes=0), tmp_path / "w.pth"
+    torch.save(model.state_dict(), path)
+    whole = path.read_bytes()
+    place = whole.find(model.conv1[0].weight.detach().numpy().tobytes())
+    assert place > 0
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        load_weights(model, path)
+    state = model.state_dict() | {"conv1.0.weight": torch.full_like(model.conv1[0].weight, torch.nan)}
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"weights conv1\.0\.weight of backbone\.checkpoint=.* are not finite"):
+        load_weights(model, tmp_path / "w.safetensors")

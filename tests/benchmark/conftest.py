@@ -57,13 +57,14 @@ def starts(tmp_path, monkeypatch):
 
 @pytest.fixture
 def benchmark(tmp_path, monkeypatch, caplog, results):
-    """Return a function that runs the smoke benchmark with the stand-in for a training run."""
+    """Return a function that runs the smoke benchmark with the stand-in for a training run, and draws nothing."""
+    monkeypatch.setattr("razh.benchmark.report.draw", lambda *_: {})
     monkeypatch.chdir(fake.ROOT)
     monkeypatch.setenv("FAKE_RESULTS", str(results))
     logging.getLogger("razh").propagate = True  # the command line of another test may have switched it off
     caplog.set_level(logging.INFO, logger="razh")
 
     def start(*arguments, out=tmp_path / "out", command="benchmark", name="smoke"):
-        return run([name, f"--out={out}", *arguments], command, name, program=fake.PROGRAM)
+        return run([name, f"--out={out}", *arguments], command, name, program=fake.run)
 
     return start

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from razh.benchmark.significance import against, holm, query_values
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import evaluate
+from razh.retrieval.significance import against, holm, query_values
 
 
 def test_holm_by_hand():
@@ -33,23 +33,25 @@ def test_classes_are_a_harder_unit_than_queries():
 
 
 def test_query_values_are_means_over_seeds_of_the_cells_own_figures(tmp_path, leave_result):
-    rows = []
+    runs, metrics = {}, {}
     for method in ("itq", "ce"):
-        for seed in (0, 1):
-            folder = tmp_path / method / str(seed)
+        runs[method] = [tmp_path / method / str(seed) for seed in (0, 1)]
+        for seed, folder in enumerate(runs[method]):
             leave_result(folder, method, 16, seed)
-            rows.append({"label": method, "folder": f"{method}/{seed}"})
-    values = query_values(tmp_path, rows, "test/unseen/map")
-    for method in ("itq", "ce"):
-        of_seeds = [evaluate(Codes.load(tmp_path / method / str(s) / "codes.npz")).metrics for s in (0, 1)]
-        assert values[method].mean() == pytest.approx(np.mean([m["test/unseen/map"] for m in of_seeds]))
-    at_10 = query_values(tmp_path, rows[:1], "test/unseen/map@10")["itq"]
-    assert at_10.shape == values["itq"].shape
-    assert query_values(tmp_path, rows, "codes/entropy") == {}
+        metrics[method] = [evaluate(Codes.load(folder / "codes.npz")).metrics for folder in runs[method]]
+    for name in ("test/unseen/map", "test/seen/map"):
+        values = query_values(runs, name)
+        for method, of_seeds in metrics.items():
+            assert values[method].mean() == pytest.approx(np.mean([found[name] for found in of_seeds]))
+    values = query_values(runs, "test/unseen/map")["itq"]
+    assert query_values({"itq": runs["itq"][:1]}, "test/unseen/map@10")["itq"].shape == values.shape
+    of_all = query_values(runs, "test/unseen/map@100000")["itq"]  # of such a small database: map
+    np.testing.assert_array_equal(of_all, values)
+    assert query_values(runs, "codes/entropy") == {}
 
 
 def test_other_queries_are_refused(tmp_path, leave_result):
     for name, fingerprint in (("a", "f"), ("b", "g")):
         leave_result(tmp_path / name, "itq", 16, 0, fingerprint)
     with pytest.raises(ValueError, match="split fingerprints differ"):
-        query_values(tmp_path, [{"label": n, "folder": n} for n in "ab"], "test/unseen/map")
+        query_values({name: [tmp_path / name] for name in "ab"}, "test/unseen/map")

@@ -1,9 +1,10 @@
-"""Hand-made rows against tables that were written by hand."""
+"""Hand-made cells against tables that were written by hand."""
 
+import pandas as pd
 import pytest
 
-from razh.benchmark.rows import write_csv
-from razh.benchmark.tables import columns, latex, markdown, mean_ranks, number, over_protocols, spread, value_cell
+from razh.benchmark.report import _cells, _table, latex, markdown, number, spread
+from razh.benchmark.results import MEAN, Results, keep_table, over_protocols, read_tables, summarise, write_table
 
 METRIC = "test/unseen/map"
 
@@ -24,20 +25,29 @@ ROWS = [
 ]
 
 
+def table(*more):
+    return summarise(pd.DataFrame([*ROWS, *more]), METRIC)
+
+
 def test_mean_and_sample_deviation_over_seeds():
-    entry = columns(ROWS, METRIC)["ps", 16].entries["a"]
-    assert entry.mean == pytest.approx(0.32)
-    assert entry.deviation == pytest.approx(0.02 * 2**0.5)  # (0.02² + 0.02²) / (2 − 1)
+    entry = table().loc["ps", 16, "a"]
+    assert entry["mean"] == pytest.approx(0.32)
+    assert entry["std"] == pytest.approx(0.02 * 2**0.5)  # (0.02² + 0.02²) / (2 − 1)
     assert spread(entry) == ".320 ± .028"
 
 
+def results(*more):
+    cells = pd.DataFrame([*ROWS, *more])
+    return Results("name", "Title", "cub", "tiny", METRIC, "", 0, cells)
+
+
 def test_places_and_ties_and_who_competes():
-    found = columns(ROWS, METRIC)
-    assert [found["ps", 16].place(label) for label in ("a", "b", "c_d")] == [2, 1, 3]
-    assert [found["ps", 64].place(label) for label in ("a", "b")] == [1, 1]
-    assert found["ps", 64].place("c_d") is None  # a seed is missing: .9 of one seed wins nothing
-    assert found["ps", 64].best == "a"
-    assert spread(found["ps", 64].entries["c_d"]) == ".900 (1/2)"
+    found = table()
+    assert found.loc["ps", 16]["place"].to_dict() == {"a": 2, "b": 1, "c_d": 3}
+    assert found.loc["ps", 64]["place"].dropna().to_dict() == {"a": 1, "b": 1}
+    assert not found.loc["ps", 64, "c_d"]["ranked"]  # a seed is missing: .9 of one seed wins nothing
+    assert results().best(("ps", 64)) == "a"
+    assert spread(found.loc["ps", 64, "c_d"]) == ".900 (1/2)"
 
 
 def test_mean_over_protocols_weighs_protocols_alike_and_asks_for_all_of_them():
@@ -46,43 +56,45 @@ def test_mean_over_protocols_weighs_protocols_alike_and_asks_for_all_of_them():
         row("b", 16, 0, 0.20, "other"),
         row("c_d", 16, 0, None, "other", status="failed"),
     ]
-    whole = over_protocols(columns([*ROWS, *second], METRIC))
-    assert list(whole) == [16, 64]
-    assert whole[16].entries["a"].mean == pytest.approx((0.32 + 0.60) / 2)  # two seeds here, one there
-    assert whole[16].entries["a"].deviation == pytest.approx(0.14 * 2**0.5)
-    assert whole[16].best == "a"
-    assert "c_d" not in whole[16].ranked
-    assert spread(whole[16].entries["c_d"]) == ".100 (1/2)"
-    assert whole[64].entries["b"].planned == 1  # the other protocol has nothing at 64 bits
+    whole = over_protocols(table(*second))
+    assert list(whole.index.unique("bits")) == [16, 64]
+    entry = whole.loc[MEAN, 16, "a"]
+    assert entry["mean"] == pytest.approx((0.32 + 0.60) / 2)  # two seeds here, one there
+    assert entry["std"] == pytest.approx(0.14 * 2**0.5)
+    assert entry["place"] == 1
+    assert not whole.loc[MEAN, 16, "c_d"]["ranked"]
+    assert spread(whole.loc[MEAN, 16, "c_d"]) == ".100 (1/2)"
+    assert whole.loc[MEAN, 64, "b"]["planned"] == 1  # the other protocol has nothing at 64 bits
 
 
 def test_mean_ranks_are_of_methods_that_stand_in_every_column():
-    assert mean_ranks(columns(ROWS, METRIC)) == {"a": (2 + 1.5) / 2, "b": (1 + 1.5) / 2}
+    assert results().ranks.to_dict() == {"a": (2 + 1.5) / 2, "b": (1 + 1.5) / 2}
 
 
 def test_different_splits_are_refused_in_one_protocol_and_fine_in_two():
     mixed = [row("a", 16, 0, 0.3), row("b", 64, 0, 0.3, fingerprint="b")]
     with pytest.raises(ValueError, match=r"different split fingerprints.*ps in a: a.*ps in b: b"):
-        columns(mixed, METRIC)
-    assert len(columns([mixed[0], row("b", 64, 0, 0.3, "other", "b")], METRIC)) == 2
+        summarise(pd.DataFrame(mixed), METRIC)
+    fine = pd.DataFrame([mixed[0], row("b", 64, 0, 0.3, "other", "b")])
+    assert len(summarise(fine, METRIC)) == 2
+
+
+def shown():
+    return _table({"16 bits": _cells(table(), ("ps", 16), {"a"})}, ["a", "b", "c_d"])
 
 
 def test_markdown_has_bold_underline_and_dagger():
-    found = columns(ROWS, METRIC)
-    shown = [[label, value_cell(found["ps", 16], label, {"a"})] for label in ("a", "b", "c_d")]
-    assert markdown(["method", "16 bits"], shown).splitlines() == [
-        "| method | 16 bits |",
-        "| --- | ---: |",
-        "| a | <u>.320 ± .028</u> † |",
-        "| b | **.410 ± .014** |",
-        "| c_d | .100 ± .000 |",
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(shown()).splitlines()] == [
+        ["method", "16 bits"],
+        [":---------", "---------------------:"],
+        ["a", "<u>.320 ± .028</u> †"],
+        ["b", "**.410 ± .014**"],
+        ["c_d", ".100 ± .000"],
     ]
 
 
 def test_latex_has_bold_underline_and_dagger_and_escapes_names():
-    found = columns(ROWS, METRIC)
-    shown = [[label, value_cell(found["ps", 16], label, {"a"})] for label in ("a", "b", "c_d")]
-    text = latex(["method", "16 bits"], shown, "50 % of A_B & C")
+    text = latex(shown(), "50 % of A_B & C")
     assert r"a & \underline{.320 $\pm$ .028} $^\dagger$ \\" in text
     assert r"b & \textbf{.410 $\pm$ .014} \\" in text
     assert r"c\_d & .100 $\pm$ .000 \\" in text
@@ -105,8 +117,28 @@ def test_numbers(value, sign, text):
 
 
 def test_csv_holds_lists_and_mappings_as_json(tmp_path):
-    write_csv([{"label": "a", "options": {"x": [1]}, "z": 1}, {"label": "b", "y": None}], tmp_path / "t.csv")
+    cells = pd.DataFrame([{"label": "a", "options": {"x": [1]}, "z": 1}, {"label": "b", "options": {}, "z": 2}])
+    write_table(cells, tmp_path / "t.csv")
     lines = (tmp_path / "t.csv").read_text().splitlines()
-    assert lines[0].startswith("method,label,dataset,protocol,backbone,bits,seed,status")
-    assert lines[0].endswith(",z,y")
+    assert lines[0] == "label,options,z"
     assert '"{""x"": [1]}"' in lines[1]
+
+
+def test_a_kept_table_gives_the_same_figures_and_benchmarks_replace_themselves(tmp_path):
+    file = tmp_path / "cells.csv.xz"
+    first = results()
+    keep_table(file, [first])
+    other = Results("other", "Other", "cub", "tiny", METRIC, "a", 8, pd.DataFrame(ROWS))
+    keep_table(file, [other])
+    keep_table(file, [results(row("a", 16, 2, 0.32))])
+    again, kept = read_tables(file)
+    assert (again.identity, kept.identity) == (("name", "cub", "tiny"), ("other", "cub", "tiny"))
+    assert (kept.reference, kept.trials, again.reference) == ("a", 8, "")
+    assert again.table.loc["ps", 16, "a"]["count"] == 3
+    columns = ["mean", "std", "count", "planned", "place"]
+    pd.testing.assert_frame_equal(kept.table[columns], first.table[columns])
+    file.write_text("no table")
+    with pytest.raises(ValueError, match=r"cells\.csv\.xz is no table of cells"):
+        read_tables(file)
+    with pytest.raises(FileNotFoundError, match="no table of cells at"):
+        read_tables(tmp_path / "none")

@@ -4,49 +4,47 @@ import csv
 import json
 from dataclasses import replace
 
-import pytest
-
 from razh.benchmark.grid import grid_file, read_grid
-from razh.benchmark.tuning import best_validation, choose, draw_trials, space_of
+from razh.benchmark.jobs import choose, draw_trials, search_space
 
 
-@pytest.fixture
-def grid():
-    return read_grid(grid_file("smoke"))
+def grid(trials=4, options=None):
+    return read_grid(grid_file("smoke"), options, trials)
 
 
-def method(grid, label):
-    return next(m for m in grid.methods if m.label == label)
+def method(name):
+    return next(m for m in grid().methods if m.name == name)
 
 
-def test_trials_start_with_the_defaults_and_are_the_same_at_every_start(grid, tmp_path):
-    first, again = (draw_trials(grid, method(grid, "ce"), 4, tmp_path) for _ in range(2))
+def test_trials_start_with_the_defaults_and_are_the_same_at_every_start(tmp_path):
+    first, again = (draw_trials(grid(), method("ce"), tmp_path) for _ in range(2))
     assert [t.options for t in first] == [t.options for t in again]
     assert first[0].options == {}
-    assert all(set(t.options) == set(space_of(grid, method(grid, "ce")).names) for t in first[1:])
+    assert all(set(t.options) == set(search_space(grid(), method("ce")).names) for t in first[1:])
     assert len({str(t.options) for t in first}) == 4
-    more = draw_trials(grid, method(grid, "ce"), 6, tmp_path)
+    more = draw_trials(grid(6), method("ce"), tmp_path)
+    assert len(more) == 6
     assert [t.options for t in more[:4]] == [t.options for t in first]
-    assert {job.command for t in first for job in t.jobs} == {"fit"}  # a fit never tests
+    assert {trial.job.command for trial in first} == {"fit"}  # a fit never tests
 
 
-def test_what_the_benchmark_fixes_is_not_searched(grid, tmp_path):
-    fixed = method(grid, "ce")
-    fixed.options["model.lr"] = 0.5
-    assert "model.lr" not in space_of(grid, fixed).names
-    assert space_of(grid, method(grid, "itq")) is None
-    of_all = replace(grid, options={**grid.options, "model.lr": 0.5})
-    trials = draw_trials(of_all, replace(fixed, options={}), 3, tmp_path)
+def test_what_the_benchmark_fixes_is_not_searched(tmp_path):
+    fixed = replace(method("ce"), options={"model.lr": 0.5})
+    assert "model.lr" not in search_space(grid(), fixed).names
+    assert search_space(grid(), method("itq")).names == []
+    trials = draw_trials(grid(3, {"model.lr": 0.5}), method("ce"), tmp_path)
     assert [trial.options.get("model.lr") for trial in trials] == [None] * 3
-    assert all("--model.lr=0.5" in job.arguments for trial in trials for job in trial.jobs)
-    assert draw_trials(grid, method(grid, "itq"), 4, None) == []
+    assert all("--model.lr=0.5" in trial.job.arguments for trial in trials)
+    assert draw_trials(grid(), method("itq"), tmp_path) == []
 
 
 def test_the_best_epoch_counts_and_nan_does_not(tmp_path):
-    (tmp_path / "m.csv").write_text("epoch,val/map\n0,0.3\n1,nan\n2,0.5\n3,\n4,0.4\n")
-    assert best_validation(tmp_path / "m.csv") == 0.5
-    (tmp_path / "m.csv").write_text("epoch,train/loss\n0,0.3\n")
-    assert best_validation(tmp_path / "m.csv") is None
+    trial = draw_trials(grid(), method("ce"), tmp_path)[0]
+    leave(trial.job, 0)
+    (trial.job.folder / "metrics.csv").write_text("epoch,val/map\n0,0.3\n1,nan\n2,0.5\n3,\n4,0.4\n")
+    assert trial.value() == 0.5
+    (trial.job.folder / "metrics.csv").write_text("epoch,train/loss\n0,0.3\n")
+    assert trial.value() is None
 
 
 def leave(job, value):
@@ -58,18 +56,15 @@ def leave(job, value):
     (job.folder / "metrics.json").write_text(json.dumps({"test/unseen/map": 1 - value}))
 
 
-def test_the_highest_validation_map_wins_whatever_a_test_would_say(grid, tmp_path):
-    trials = draw_trials(grid, method(grid, "ce"), 4, tmp_path)
+def test_the_highest_validation_map_wins_whatever_a_test_would_say(tmp_path):
+    trials = draw_trials(grid(), method("ce"), tmp_path)
     for trial, value in zip(trials[:3], [0.4, 0.6, 0.5], strict=True):  # the last one has failed
-        leave(trial.jobs[0], value)
+        leave(trial.job, value)
     chosen = choose("ce", trials, tmp_path)
-    assert chosen.options == trials[1].options
-    assert (chosen.default, chosen.best, chosen.tried, chosen.problem) == (0.4, 0.6, 3, "")
+    assert chosen == {"trial": 1, "validation_map": 0.6, "options": trials[1].options}
     written = json.loads((tmp_path / "tuning" / "ce" / "trials.json").read_text())
     assert [trial["validation_map"] for trial in written["trials"]] == [0.4, 0.6, 0.5, None]
-    assert (
-        "none of 4 trials" in choose("ce", draw_trials(grid, method(grid, "ce"), 4, tmp_path / "no"), tmp_path).problem
-    )
+    assert choose("ce", draw_trials(grid(), method("ce"), tmp_path / "no"), tmp_path) is None
 
 
 def test_a_tuned_benchmark_uses_the_choice_in_every_cell_and_says_on_what(benchmark, starts, tmp_path):

@@ -1,6 +1,4 @@
 import logging
-from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -8,15 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.synthetic import SyntheticDataModule
 from razh.backbones.timm import TimmBackbone
 from razh.callbacks.figures import Figures, draw
-from razh.callbacks.retrieval import RetrievalEvaluation
+from razh.datamodules.synthetic.data import SyntheticDataModule
 from razh.methods.ce import CE
 from razh.methods.razh import RAZH
 from razh.retrieval.codes import Codes
-from razh.retrieval.evaluation import evaluate
+from razh.retrieval.evaluation import Settings, evaluate
 from razh.retrieval.packing import pack
+from razh.run.result import RunResult, Selection
 
 ALL = {"classes", "distances", "parts", "precision_recall", "retrieval", "training"}
 
@@ -50,79 +48,86 @@ def build(data, method):
     return method(backbone=TimmBackbone("test_vit", image_size=32), bits=16, **facts)
 
 
+EPOCHS = [
+    {"epoch": n, "step": 3 * n + 3, "train/loss": 2.5 - n, "val/map": value} for n, value in enumerate((0.2, 0.4, 0.3))
+]
+
+
 @pytest.fixture
-def trainer(data, codes, tmp_path):
-    evaluation = RetrievalEvaluation()
-    evaluation.codes, evaluation.result = codes, evaluate(codes)
-    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss,val/map\n0,3,2.5,0.2\n1,6,1.5,0.4\n2,9,1.0,0.3\n")
-    return SimpleNamespace(
-        is_global_zero=True,
-        default_root_dir=str(tmp_path),
-        datamodule=data,
-        callbacks=[evaluation],
-        checkpoint_callback=SimpleNamespace(monitor="val/map", mode="max"),
-    )
+def result(data, codes, tmp_path):
+    """Return a factory of the result of a test of a method."""
+
+    def make(kind=RAZH, **changes):
+        found = {"codes": codes, "evaluation": evaluate(codes), "epochs": EPOCHS, "selection": Selection("val/map")}
+        method = build(data, kind)
+        return RunResult("test", tmp_path, "a run", method, data, Settings(), **(found | changes))
+
+    return make
 
 
-def written(trainer):
-    return {path.stem for path in (Path(trainer.default_root_dir) / "figures").glob("*")}
+def written(tmp_path):
+    return {path.stem for path in (tmp_path / "figures").glob("*")}
 
 
-def test_a_run_of_razh_has_all_figures(data, trainer, caplog):
+def test_a_run_of_razh_has_all_figures(result, tmp_path, caplog):
     backend = matplotlib.get_backend(auto_select=False)
     with caplog.at_level(logging.WARNING):
-        Figures(queries=3, neighbours=4, part_images=4).on_test_end(trainer, build(data, RAZH))
-    assert written(trainer) == ALL
+        Figures(queries=3, neighbours=4, part_images=4).write(drawn := result())
+    assert written(tmp_path) == {path.stem for path in drawn.figures} == ALL
     assert not caplog.records
     assert matplotlib.get_backend(auto_select=False) == backend
-    for name in ALL:
-        path = Path(trainer.default_root_dir) / "figures" / f"{name}.png"
+    for path in drawn.figures:
         assert path.stat().st_size < 1_500_000
         with Image.open(path) as image:
             assert np.asarray(image).std() > 5  # something is drawn
 
 
-def test_without_photos_no_figure_shows_an_image(data, trainer):
-    folder = Path(trainer.default_root_dir) / "figures"
+def test_the_random_ranking_of_the_figure_is_that_of_the_table(codes):
+    evaluation = evaluate(codes)
+    figure = Figures()._of_evaluation(codes, evaluation, None)["precision_recall"]()
+    line, metrics = figure.axes[0].lines[-1], evaluation.metrics
+    assert set(line.get_ydata()) == {metrics["test/unseen/precision@1_chance"]}
+    assert line.get_label().endswith(f"mAP {metrics['test/unseen/chance']:.3f}")
+    first = figure.axes[0].lines[0]
+    assert first.get_ydata()[0] == pytest.approx(metrics["test/unseen/precision@1"])
+    assert first.get_label() == f"unseen classes, mAP {metrics['test/unseen/map']:.3f}"
+
+
+def test_without_photos_no_figure_shows_an_image(result, tmp_path):
+    folder = tmp_path / "figures"
     folder.mkdir()
     (folder / "retrieval.png").write_bytes(b"of an earlier run")
-    method, figures = build(data, RAZH), Figures(part_images=2, photos=False)
-    figures.on_test_end(trainer, method)
-    assert written(trainer) == ALL - {"retrieval"}
+    Figures(part_images=2, photos=False).write(drawn := result())
+    assert written(tmp_path) == {path.stem for path in drawn.figures} == ALL - {"retrieval"}
 
 
-def test_figures_are_the_same_every_time(data, trainer):
-    method, figures = build(data, RAZH), Figures(queries=2, neighbours=2, part_images=2)
-    path = Path(trainer.default_root_dir) / "figures"
-    figures.on_test_end(trainer, method)
+def test_figures_are_the_same_every_time(result, tmp_path):
+    figures, path = Figures(queries=2, neighbours=2, part_images=2), tmp_path / "figures"
+    figures.write(drawn := result())
     first = {file.name: file.read_bytes() for file in path.iterdir()}
-    figures.on_test_end(trainer, method)
+    figures.write(drawn)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == first
 
 
-def test_a_method_without_parts_has_no_parts_figure(data, trainer):
-    stale = Path(trainer.default_root_dir) / "figures" / "parts.png"
+def test_a_method_without_parts_has_no_parts_figure(result, tmp_path):
+    stale = tmp_path / "figures" / "parts.png"
     stale.parent.mkdir()
     stale.write_bytes(b"of an earlier run")
-    Figures(queries=2, neighbours=2).on_test_end(trainer, build(data, CE))
-    assert written(trainer) == ALL - {"parts"}
+    Figures(queries=2, neighbours=2).write(result(CE))
+    assert written(tmp_path) == ALL - {"parts"}
 
 
-def test_without_training_and_without_a_result_little_is_drawn(data, trainer):
-    (Path(trainer.default_root_dir) / "metrics.csv").write_text("epoch,step\n")
-    trainer.callbacks = []
-    Figures().on_test_end(trainer, build(data, CE))
-    assert written(trainer) == set()
+def test_without_training_and_without_a_result_little_is_drawn(result, tmp_path):
+    Figures().write(result(CE, codes=None, evaluation=None, epochs=[]))
+    assert written(tmp_path) == set()
 
 
-@pytest.mark.parametrize("change", ["disabled", "other rank"])
-def test_nothing_is_drawn_when_disabled_or_on_another_rank(data, trainer, change):
-    trainer.is_global_zero = change != "other rank"
-    Figures(enabled=change != "disabled").on_test_end(trainer, build(data, CE))
-    assert not (Path(trainer.default_root_dir) / "figures").exists()
+def test_nothing_is_drawn_when_disabled(result, tmp_path):
+    Figures(enabled=False).write(result(CE))
+    assert not (tmp_path / "figures").exists()
 
 
-def test_a_figure_that_fails_leaves_the_others(data, trainer, caplog, monkeypatch):
+def test_a_figure_that_fails_leaves_the_others(result, tmp_path, caplog, monkeypatch):
     monkeypatch.delenv("RAZH_DEBUG", raising=False)
 
     def fail(*_, **__):
@@ -130,14 +135,14 @@ def test_a_figure_that_fails_leaves_the_others(data, trainer, caplog, monkeypatc
 
     monkeypatch.setattr("razh.callbacks.figures.retrieval_rows", fail)
     with caplog.at_level(logging.WARNING):
-        Figures(part_images=2).on_test_end(trainer, build(data, RAZH))
-    assert written(trainer) == ALL - {"retrieval"}
+        Figures(part_images=2).write(result())
+    assert written(tmp_path) == ALL - {"retrieval"}
     assert [record.getMessage() for record in caplog.records] == [
         "figure retrieval was not drawn: RuntimeError: no such colour"
     ]
     monkeypatch.setenv("RAZH_DEBUG", "1")
     with pytest.raises(RuntimeError, match="no such colour"):
-        Figures(part_images=2).on_test_end(trainer, build(data, RAZH))
+        Figures(part_images=2).write(result())
 
 
 def test_an_interrupt_is_not_swallowed(tmp_path):
@@ -155,9 +160,3 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, caplog, monkeypa
         drawn = draw(tmp_path / "figures", {"a": lambda: pytest.fail("not reached"), "b": lambda: None})
     assert drawn == []
     assert len(caplog.records) == 2
-
-
-@pytest.mark.parametrize("name", ["queries", "neighbours", "part_images"])
-def test_numbers_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"figures.{name}=0"):
-        Figures(**{name: 0})

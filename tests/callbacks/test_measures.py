@@ -9,20 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.cub import CUBDataModule
-from datamodules.synthetic import SyntheticDataModule
 from razh.backbones.timm import TimmBackbone
+from razh.backbones.views import show
 from razh.callbacks.measures import PartMeasures
-from razh.callbacks.retrieval import RetrievalEvaluation
-from razh.callbacks.run import PARTS, shown
-from razh.cli import main
-from razh.measures.collect import can_be_measured, measure_codes, measure_parts_and_attributes
+from razh.cli.main import main
+from razh.datamodules.cub import CUBDataModule
+from razh.datamodules.synthetic.data import SyntheticDataModule
+from razh.layers.attributes import FoundParts, Match
+from razh.measures.collect import MIDDLE, can_be_measured, measure_codes, measure_parts_and_attributes
+from razh.measures.described import measure_described
 from razh.methods.ce import CE
 from razh.methods.razh import RAZH
-from razh.methods.razh_views import RAZHViews
 from razh.retrieval.codes import Codes
 from razh.retrieval.packing import pack
+from razh.run.writers import PARTS, shown
 from tests.fake import write_cub
+from tests.methods.views import razh_views
 
 SIDE = 32
 MAX_GAP = 1e-6
@@ -37,8 +39,16 @@ def build(data, method=RAZH, **arguments):
     torch.manual_seed(0)
     facts = {name: getattr(data, name) for name in ("class_attributes", "attribute_vectors", "train_classes")}
     if method is RAZH:  # untrained, with the usual number of background centres, everything would be background
-        arguments = {"background_centres": 1, "part_temperature": 0.02} | arguments
+        arguments["parts"] = {"background_centres": 1, "temperature": 0.02}
     return method(backbone=TimmBackbone("test_vit", image_size=data.image_size), bits=16, **facts, **arguments)
+
+
+def middle_of(mask):
+    """Return the middle of a mask (S, S) as large as the whole."""
+    side = round(MIDDLE.share * SIDE)
+    start = (SIDE - side) // 2
+    cut = mask[start : start + side, start : start + side].float()
+    return torch.nn.functional.interpolate(cut[None, None], (SIDE, SIDE), mode="nearest-exact")[0, 0].long()
 
 
 class Oracle(nn.Module):
@@ -52,46 +62,35 @@ class Oracle(nn.Module):
         self.data, self.wrong = data, wrong
         self.backbone = SimpleNamespace(grid=(SIDE, SIDE), prefix=0)
         self.device = torch.device("cpu")
-        self.attribute_vectors = torch.eye(len(data.attribute_names))
-        self.own = data.class_attributes > 0
-        self.matcher = OracleMatcher(torch.from_numpy(data.part_attributes))
-        self.masks = {bytes(data.load_image(i).numpy()): i for i in range(len(data.labels))}
+        self.finds_parts = self.shows_parts = True
+        self.parts_are_groups = True
+        self.part_attributes = torch.from_numpy(data.part_attributes)  # (C, 6, 3)
+        self.shown = {}
+        for index in range(len(data.labels)):
+            image, mask = data.load_image(index), torch.from_numpy(data.part_masks(index).astype(np.int64))
+            self.shown[bytes(image.numpy())] = index, mask
+            self.shown[bytes(image.flip(-1).contiguous().numpy())] = index, mask.flip(-1)
+            self.shown[bytes(show(image[None], MIDDLE)[0].numpy())] = index, middle_of(mask)
 
     def patches(self, batch):
-        """Return part ids as one-hot patches; the mirrored image has the mirrored parts."""
+        """Return part ids as one-hot patches; a view of the image has the same view of the parts."""
         rows = []
         for image in batch["image"]:
-            for view in (image, image.flip(-1)):
-                index = self.masks.get(bytes(view.contiguous().numpy()))
-                if index is not None:
-                    mask = torch.from_numpy(self.data.part_masks(index).astype(np.int64))
-                    mask = mask if view is image else mask.flip(-1)
-                    break
+            index, mask = self.shown[bytes(image.contiguous().numpy())]
             label = self.data.labels[index]
             mask = torch.where(torch.rand(mask.shape) < self.wrong, torch.randint(0, 7, mask.shape), mask)
             weights = torch.nn.functional.one_hot((mask - 1) % 7, 7).float().flatten(0, 1)
             rows.append(torch.cat([weights, torch.full((len(weights), 1), float(label))], dim=1))
         return torch.stack(rows)
 
-    def clustering(self, patches):
-        # The class rides along so that the matcher can be an oracle, too.
+    def find_parts(self, batch):
+        # The class rides along so that the match can be an oracle, too.
+        patches = self.patches(batch)
         label = patches[:, 0, -1].long()
-        return label[:, None, None].expand(-1, 6, 1), patches[..., :-1]
-
-
-class OracleMatcher(nn.Module):
-    """Knows the attributes (C, 6, 3) of every part."""
-
-    def __init__(self, attributes):
-        super().__init__()
-        self.attributes = attributes
-
-    def similarity(self, vectors, attribute_vectors):
-        rows = self.attributes[vectors[..., 0], torch.arange(6)]  # (B, 6, 3)
-        return torch.zeros(*rows.shape[:2], len(attribute_vectors)).scatter(2, rows, 1.0)
-
-    def forward(self, vectors, attribute_vectors, own):
-        return SimpleNamespace(choice=self.similarity(vectors, attribute_vectors))
+        rows = self.part_attributes[label]  # (B, 6, 3)
+        similarity = torch.zeros(*rows.shape[:2], len(self.data.attribute_names)).scatter(2, rows, 1.0)
+        match = Match(similarity, similarity, similarity.amax(dim=-1))
+        return FoundParts(label[:, None, None].expand(-1, 6, 1), patches[..., :-1], match)
 
 
 def test_an_oracle_is_perfect(data):
@@ -103,8 +102,14 @@ def test_an_oracle_is_perfect(data):
         assert metrics[f"parts/{place}background_share"] == 0
         for name in ("part_accuracy", "exact_accuracy"):
             assert metrics[f"attributes/{place}{name}"] == 1
-            assert metrics[f"attributes/{place}{name}_shuffled"] < 1
+            assert metrics[f"attributes/{place}{name}_permuted"] < 1
     assert metrics["parts/flip_consistency"] == metrics["parts/flip_consistency_foreground"] == 1
+    assert metrics["parts/scale_consistency"] == pytest.approx(1, abs=0.02)  # but for the rims of pixels
+    assert metrics["parts/scale_consistency_foreground"] == pytest.approx(1, abs=0.1)
+    assert metrics["parts/pointing"] == 1
+    assert {name for name in metrics if name.startswith("parts/pointing/")} == {
+        f"parts/pointing/{name}" for name in data.group_names
+    }
     assert metrics["attributes/auc"] > 0.9  # parts may be hidden
     assert metrics["attributes/exact_accuracy_chance"] == pytest.approx(3 / len(data.attribute_names))
     assert metrics["attributes/seen/matched_exact_accuracy"] == 1
@@ -113,7 +118,13 @@ def test_an_oracle_is_perfect(data):
 
 def test_figures_fall_with_the_parts(data):
     whole, some, none = (measure_parts_and_attributes(Oracle(data, wrong), data) for wrong in (0.0, 0.1, 1.0))
-    for name in ("parts/nmi", "parts/ari", "parts/iou", "parts/flip_consistency_foreground"):
+    for name in (
+        "parts/nmi",
+        "parts/ari",
+        "parts/iou",
+        "parts/flip_consistency_foreground",
+        "parts/scale_consistency_foreground",
+    ):
         assert whole[name] > some[name] + 0.1
         assert some[name] > none[name] + 0.1
     assert none["parts/nmi"] < 0.02
@@ -179,7 +190,7 @@ def test_cached_patches_give_the_same_figures(data):
 
 def test_parts_of_images_that_no_cache_has_are_measured(data):
     """Methods that train on views have none of the image's own patches."""
-    method = build(data, part_responses="none").eval()
+    method = build(data, code={"responses": "none"}).eval()
     expected = measure_parts_and_attributes(method, data, flip_images=5)
     with torch.no_grad():
         images = torch.stack([data.evaluation_image(i) for i in range(len(data.labels))])
@@ -197,18 +208,19 @@ def test_parts_of_images_that_no_cache_has_are_measured(data):
 def test_the_feature_that_is_classified_is_measured(data):
     network = TimmBackbone("test_vit", image_size=SIDE, split=2, freeze="all")
     facts = {name: getattr(data, name) for name in ("class_attributes", "attribute_vectors", "train_classes")}
-    method = RAZHViews(backbone=network, bits=16, classification_weight=0.1, **facts).eval()
+    method = razh_views(backbone=network, bits=16, weights={"classification": 0.1}, **facts).eval()
     seen = []
-    method.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    method.terms.classification.layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     metrics = measure_parts_and_attributes(method, data)
     assert "attributes/auc_feature" in metrics
     with torch.no_grad():
-        expected = method.described({"image": torch.stack([data.evaluation_image(int(i)) for i in data.split.query])})
+        images = torch.stack([data.evaluation_image(int(i)) for i in data.split.query])
+        expected = method.hash_input({"image": images})[:, : method.encoder.description_width]
     torch.testing.assert_close(torch.cat(seen)[: len(expected)], expected)
 
 
 def test_nothing_is_left_changed(data):
-    method = build(data, attribute_choice="random").train()
+    method = build(data, matching={"choice": "random"}).train()
     state = torch.random.get_rng_state()
     first = measure_parts_and_attributes(method, data)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -244,7 +256,7 @@ def test_keypoints_of_cub(tmp_path):
 
 
 def test_a_method_without_parts_but_with_attributes(data):
-    method = build(data, part_responses="none", **dict.fromkeys(PART_TERMS, 0.0))
+    method = build(data, code={"responses": "none"}, weights=dict.fromkeys(PART_TERMS, 0.0))
     metrics = measure_parts_and_attributes(method, data)
     assert "attributes/auc_hash" in metrics
     assert "attributes/auc_feature" in metrics
@@ -252,22 +264,25 @@ def test_a_method_without_parts_but_with_attributes(data):
 
 
 def test_unseen_classes_are_named_by_their_attributes(data, monkeypatch):
-    method = build(data, naming_weight=1.0)
+    method = build(data, weights={"naming": 1.0})
     true = data.class_attributes - data.class_attributes[data.train_classes].mean(dim=0)
-    monkeypatch.setattr(method, "attribute_scores", lambda batch: 3 * true[batch["label"]])
+    naming = method.terms.naming
+    monkeypatch.setattr(naming, "scores", lambda step: 3 * true[step.batch["label"]])
     metrics = measure_parts_and_attributes(method, data)
     assert metrics["attributes/zero_shot/naming"] == 1
     assert metrics["attributes/zero_shot/chance"] == pytest.approx(1 / 3)
     assert 0 <= metrics["attributes/zero_shot/hash"] < 1
     assert 0 <= metrics["attributes/zero_shot/feature"] < 1
-    monkeypatch.setattr(method, "attribute_scores", lambda batch: -true[batch["label"]])
+    monkeypatch.setattr(naming, "scores", lambda step: -true[step.batch["label"]])
     assert measure_parts_and_attributes(method, data)["attributes/zero_shot/naming"] < 1 / 3
     assert not any("zero_shot" in name for name in measure_parts_and_attributes(Oracle(data), data))  # it has no heads
 
 
 def test_a_single_unseen_class_needs_no_name():
     one = SyntheticDataModule(seen_classes=5, unseen_classes=1, images_per_class=8, image_size=SIDE)
-    assert not any("zero_shot" in name for name in measure_parts_and_attributes(build(one, naming_weight=1.0), one))
+    assert not any(
+        "zero_shot" in name for name in measure_parts_and_attributes(build(one, weights={"naming": 1.0}), one)
+    )
 
 
 def test_a_layer_named_semantic_is_no_head(data):
@@ -332,10 +347,8 @@ def test_few_codes_are_enough_to_measure(many):
     assert whole["attributes/auc_codes"] > few["attributes/auc_codes"] > 0.5
 
 
-PART_TERMS = [
-    f"{term}_weight"
-    for term in ("mix", "mix_hash", "reconstruction", "alignment", "orthogonality", "presence", "background")
-] + ["entropy_weight", "smoothness_weight"]
+PART_TERMS = ["attributes", "mix", "mix_hash", "reconstruction", "alignment", "orthogonality", "presence", "background"]
+PART_TERMS += ["entropy", "smoothness"]
 
 
 # -------------------------------------------------------------------------------------------------------- the callback
@@ -351,7 +364,6 @@ class Trainer(SimpleNamespace):
             limit_test_batches=1.0,
             global_step=7,
             loggers=[],
-            callbacks=[],
             strategy=SimpleNamespace(barrier=self.waited.append),
         )
         self.__dict__.update(changes)
@@ -361,26 +373,24 @@ def test_the_first_rank_measures_and_all_wait(data):
     method, logged = build(data), []
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((metrics, step)))
     trainers = [Trainer(data, rank, loggers=[logger] if rank == 0 else []) for rank in (0, 1)]
-    callbacks = [PartMeasures(flip_images=2) for _ in trainers]
-    for callback, trainer in zip(callbacks, trainers, strict=True):
-        callback.on_test_epoch_end(trainer, method)
-    assert callbacks[0].metrics == measure_parts_and_attributes(method, data, flip_images=2)
-    assert callbacks[1].metrics == {}
-    assert logged == [(callbacks[0].metrics, 7)]
+    first, second = (PartMeasures(flip_images=2).measure(trainer, method, None) for trainer in trainers)
+    assert first == measure_parts_and_attributes(method, data, flip_images=2)
+    assert second == {}
+    assert logged == [(first, 7)]
     assert [len(trainer.waited) for trainer in trainers] == [1, 1]
 
 
 def test_codes_of_any_method_are_measured(data):
-    evaluation = RetrievalEvaluation()
-    evaluation.codes = coded(data, np.random.default_rng(0).random((len(data.labels), 16)) < 0.5)
-    trainer, callback = Trainer(data, callbacks=[evaluation]), PartMeasures()
-    callback.on_test_epoch_end(trainer, build(data, CE))
-    assert callback.metrics == measure_codes(evaluation.codes, data)
-    assert "attributes/auc_codes" in callback.metrics
+    codes = coded(data, np.random.default_rng(0).random((len(data.labels), 16)) < 0.5)
+    trainer = Trainer(data)
+    method = build(data, CE)
+    found = PartMeasures().measure(trainer, method, codes)
+    assert found == measure_codes(codes, data) | measure_described(method, data, codes)
+    assert "test/described/map" in found
+    assert "attributes/auc_codes" in found
     assert len(trainer.waited) == 1
-    with_parts = PartMeasures(flip_images=2)
-    with_parts.on_test_epoch_end(trainer, build(data))
-    assert {"attributes/auc_codes", "parts/nmi", "attributes/auc"} <= with_parts.metrics.keys()
+    with_parts = PartMeasures(flip_images=2).measure(trainer, build(data), codes)
+    assert {"attributes/auc_codes", "parts/nmi", "attributes/auc"} <= with_parts.keys()
 
 
 @pytest.mark.parametrize("change", ["disabled", "limited", "fast_dev_run", "no parts"])
@@ -388,12 +398,9 @@ def test_nothing_is_measured(data, change):
     trainer = Trainer(data)
     trainer.limit_test_batches = 2 if change == "limited" else 1.0
     trainer.fast_dev_run = change == "fast_dev_run"
-    callback = PartMeasures(enabled=change != "disabled")
-    callback.metrics = {"of": 1.0}
     method = build(data, CE) if change == "no parts" else build(data)
     assert can_be_measured(method) == (change != "no parts")
-    callback.on_test_epoch_end(trainer, method)
-    assert callback.metrics == {}
+    assert PartMeasures(enabled=change != "disabled").measure(trainer, method, None) == {}
     assert trainer.waited == []
 
 
@@ -402,30 +409,22 @@ def test_a_failure_leaves_the_results(data, caplog, monkeypatch):
         raise ValueError("part_locs.txt is cut short\nsecond line")
 
     monkeypatch.setattr(data, "part_masks", fail, raising=True)
-    trainer, callback = Trainer(data), PartMeasures()
+    trainer, measures = Trainer(data), PartMeasures()
     monkeypatch.delenv("RAZH_DEBUG", raising=False)
     with caplog.at_level(logging.WARNING):
-        callback.on_test_epoch_end(trainer, build(data))
-    assert callback.metrics == {}
+        assert measures.measure(trainer, build(data), None) == {}
     assert len(trainer.waited) == 1
     assert [record.getMessage() for record in caplog.records] == [
         "parts and attributes were not measured: ValueError: part_locs.txt is cut short"
     ]
     monkeypatch.setenv("RAZH_DEBUG", "1")
     with pytest.raises(ValueError, match="cut short"):
-        callback.on_test_epoch_end(trainer, build(data))
-
-
-@pytest.mark.parametrize("arguments", [{"images": 0}, {"flip_images": 0}, {"own_threshold": 0.0}])
-def test_numbers_out_of_range_are_refused(arguments):
-    (name,) = arguments
-    with pytest.raises(ValueError, match=rf"measures\.{name}="):
-        PartMeasures(**arguments)
+        measures.measure(trainer, build(data), None)
 
 
 def test_what_the_table_shows_is_measured(data):
     codes = coded(data, np.zeros((len(data.labels), 16), dtype=bool))
-    measured = measure_parts_and_attributes(build(data, naming_weight=1.0), data)
+    measured = measure_parts_and_attributes(build(data, weights={"naming": 1.0}), data)
     assert set(PARTS) <= (measured | measure_codes(codes, data)).keys()
     assert all(shown(name) for name in PARTS)
 
@@ -433,7 +432,7 @@ def test_what_the_table_shows_is_measured(data):
 def test_a_run_writes_and_shows_them(tmp_path, capsys):
     small = ["--data.images_per_class=8", "--data.seen_classes=6", "--data.unseen_classes=3", "--trainer.max_epochs=1"]
     quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--figures.enabled=false"]
-    assert main(["train", *small, *quiet, "--bits=8", "--model.naming_weight=1", f"--run_dir={tmp_path / 'run'}"]) == 0
+    assert main(["train", *small, *quiet, "--bits=8", "--model.weights.naming=1", f"--run_dir={tmp_path / 'run'}"]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(PARTS) <= metrics.keys()
     assert "parts/iou" in capsys.readouterr().out

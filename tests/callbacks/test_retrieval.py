@@ -1,21 +1,23 @@
 """The evaluation callback: any number of devices, one result; lost rows are noticed."""
 
-import multiprocessing as mp
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import distributed as dist
 
 from razh.callbacks.retrieval import RetrievalEvaluation
-from razh.distributed import settle
+from razh.retrieval.packing import unpack
+from razh.support.distributed import settle
+from tests.processes import FORKS
 
 CLASSES, IMAGES, BITS = 5, 12, 10
 
 
 class Split(SimpleNamespace):
-    """Classes 3 and 4 are unseen: half of their images ask, everything else is searched."""
+    """Classes 3 and 4 are unseen: half of their images ask, everything else is searched; 2 is held out of training."""
 
 
 def problem(queries=None):
@@ -28,24 +30,28 @@ def problem(queries=None):
     split = Split(
         query=query,
         database=database,
-        validation_query=query,
+        validation_query=query.copy(),
         validation_database=database,
+        seen_classes=(0, 1, 2),
         unseen_classes=(3, 4),
-        validation_classes=(3, 4),
         fingerprint="f" * 64,
         protocol="ps",
     )
     return labels, codes, split
 
 
-def run(rows, queries=None, limit=1.0):
+def data_of(split):
+    return SimpleNamespace(split=split, class_names=tuple("abcde"), train_classes=torch.tensor([0, 1]))
+
+
+def run(rows, queries=None, limit=1.0, **options):
     """Evaluate the given rows (this rank's batches) and return the callback."""
     labels, codes, split = problem(queries)
     logged = {}
     module = SimpleNamespace(bits=BITS, log=lambda name, value, **_: logged.__setitem__(name, value))
-    data = SimpleNamespace(split=split, class_names=tuple("abcde"))
     trainer = SimpleNamespace(
-        datamodule=data,
+        state=SimpleNamespace(fn=TrainerFn.TESTING),
+        datamodule=data_of(split),
         limit_test_batches=limit,
         limit_val_batches=limit,
         fast_dev_run=0,
@@ -53,11 +59,12 @@ def run(rows, queries=None, limit=1.0):
         loggers=[],
         global_step=1,
     )
-    callback = RetrievalEvaluation(cutoffs=[7], precision_ks=[3])
+    callback = RetrievalEvaluation(cutoffs=[7], precision_ks=[3], **options)
     callback.on_test_epoch_start(trainer, module)
     for batch in np.array_split(np.asarray(rows, dtype=np.int64), 3):
         index = torch.from_numpy(batch)
         outputs = {"index": index, "label": torch.from_numpy(labels[batch]), "code": torch.from_numpy(codes[batch])}
+        outputs["logits"] = outputs["code"] * 2.0 - 1
         callback.on_test_batch_end(trainer, module, outputs, None, 0)
     callback.on_test_epoch_end(trainer, module)
     callback.logged = logged
@@ -94,10 +101,9 @@ def work(rank, world, store, queries, results):
 @pytest.mark.parametrize(("world", "queries"), [(2, None), (3, None), (3, 2)])
 def test_any_number_of_processes_gives_the_same_figures_bit_for_bit(world, queries, tmp_path):
     alone = run(everything(), queries)
-    context = mp.get_context("spawn")
-    results = context.Queue()
+    results = FORKS.Queue()
     workers = [
-        context.Process(target=work, args=(rank, world, tmp_path / "store", queries, results)) for rank in range(world)
+        FORKS.Process(target=work, args=(rank, world, tmp_path / "store", queries, results)) for rank in range(world)
     ]
     for worker in workers:
         worker.start()
@@ -115,6 +121,16 @@ def test_repeated_rows_fall_out():
     rows = everything()
     once, twice = run(rows), run(np.concatenate([rows[:10], rows, rows[-5:]]))
     assert once.result.metrics == twice.result.metrics
+
+
+def test_logits_are_kept_and_ranked_by_where_that_is_asked_for():
+    rows = everything()
+    plain, asked = run(rows), run(np.concatenate([rows[:3], rows]), ranking="asymmetric")
+    assert plain.codes.query_logits is None
+    assert ((asked.codes.query_logits >= 0) == unpack(asked.codes.query_codes, BITS)).all()
+    same = asked.result.metrics.pop("test/unseen/asymmetric/map"), asked.result.metrics.pop("test/zsl/asymmetric/map")
+    assert same == (plain.result.metrics["test/unseen/map"], plain.result.metrics["test/zsl/map"])  # logits of one size
+    assert asked.result.metrics == plain.result.metrics
 
 
 def test_lost_row_is_an_error():
@@ -135,15 +151,20 @@ def test_codes_carry_the_split():
     assert done.codes.fingerprint == "f" * 64
     assert done.codes.protocol == "ps"
     assert done.codes.unseen_classes == (3, 4)
+    assert done.codes.validation_classes == (2,)
+    assert {"test/trained/map", "test/validation/map", "test/seen/map"} <= set(done.result.metrics)
+    assert done.before is None
     assert done.codes.bits == BITS
 
 
 def test_validation_logs_the_expected_map_of_the_held_out_classes():
     labels, codes, split = problem()
+    split.seen_classes, split.unseen_classes = (0, 1, 3, 4), (2,)  # of 3 and 4, none is trained on
     logged = {}
     module = SimpleNamespace(bits=BITS, log=lambda name, value, **_: logged.__setitem__(name, value))
     trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(split=split, class_names=tuple("abcde")),
+        state=SimpleNamespace(fn=TrainerFn.TESTING),
+        datamodule=data_of(split),
         limit_val_batches=1.0,
         fast_dev_run=0,
         sanity_checking=False,
@@ -157,7 +178,10 @@ def test_validation_logs_the_expected_map_of_the_held_out_classes():
     tested = run(everything()).result.metrics
     assert logged["val/map"] == tested["test/unseen/map"]
     assert logged["val/map_worst"] <= logged["val/map"] <= logged["val/map_best"]
-    assert logged["val/seen/map"] == tested["test/seen/map"]
+    assert logged["val/trained/map"] == tested["test/seen/map"]  # whoever is not asked for
+    found = callback.validation.metrics
+    assert found["val/validation/map"] == logged["val/map"]
+    assert not [name for name in found if name.startswith(("val/unseen", "val/seen"))]
 
 
 def test_sanity_check_is_not_evaluated():
@@ -174,8 +198,8 @@ def test_settings_are_checked():
 def test_prediction_gathers_codes_and_ranks_nothing():
     labels, codes, split = problem()
     module = SimpleNamespace(bits=BITS)
-    data = SimpleNamespace(split=split, class_names=tuple("abcde"))
-    trainer = SimpleNamespace(datamodule=data, limit_predict_batches=1.0, fast_dev_run=0)
+    state = SimpleNamespace(fn=TrainerFn.PREDICTING)
+    trainer = SimpleNamespace(state=state, datamodule=data_of(split), limit_predict_batches=1.0, fast_dev_run=0)
     callback = RetrievalEvaluation()
     callback.on_predict_epoch_start(trainer, module)
     rows = everything()
@@ -191,3 +215,14 @@ def test_prediction_gathers_codes_and_ranks_nothing():
     callback.on_predict_epoch_start(trainer, module)
     with pytest.raises(RuntimeError, match="60 of 60 rows have no code"):
         callback.on_predict_epoch_end(trainer, module)
+
+
+@pytest.mark.parametrize(("stage", "lines"), [("test", 1), ("validate", 1), ("fit", 0)])
+def test_useless_bits_are_told_after_a_command_and_not_after_each_epoch(caplog, stage, lines):
+    labels, _, split = problem()
+    trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn(stage)), datamodule=data_of(split))
+    callback, rows = RetrievalEvaluation(), torch.from_numpy(everything())
+    outputs = {"index": rows, "label": torch.from_numpy(labels)[rows], "code": torch.ones(len(rows), BITS) > 0}
+    callback.on_predict_batch_end(trainer, SimpleNamespace(bits=BITS), outputs, None, 0)
+    callback._gather(trainer, SimpleNamespace(bits=BITS), split.query, split.database, limited=False)
+    assert caplog.text.count(f"codes: {BITS} of {BITS} bits are the same in all") == lines

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,17 @@ def test_a_clear_difference_is_significant_and_beyond_ties(files, capsys):
     assert "beyond ties" in capsys.readouterr().out
 
 
+def test_groups_of_seen_queries_are_compared_where_one_file_knows_them(files, capsys):
+    codes = Codes.load(files / "good.npz")
+    replace(codes, validation_classes=(0, 1)).save(files / "knows.npz")
+    found = run(files, "bad.npz", "knows.npz", "--samples", "50")
+    assert list(found) == ["unseen", "zsl", "validation", "trained"]
+    expected = evaluate(replace(codes, validation_classes=(0, 1)), prefix="").metrics
+    for name in ("validation", "trained"):
+        assert found[name]["second"] == pytest.approx(expected[f"{name}/map"])
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
+
+
 def test_methods_alike_are_within_chance_and_ties(files):
     unseen = run(files, "good.npz", "alike.npz", "--samples", "500")["unseen"]
     assert unseen["low"] < 0 < unseen["high"]
@@ -81,6 +93,8 @@ def test_what_cannot_be_compared_is_refused(files):
         main([str(files / "good.npz"), str(files / "other.npz")])
     with pytest.raises(ValueError, match="no task of these files has it"):
         main([str(files / "good.npz"), str(files / "bad.npz"), "--metric", "mop"])
+    with pytest.raises(ValueError, match="R below 200, the size of the database"):
+        main([str(files / "good.npz"), str(files / "bad.npz"), "--metric", "map@200"])
     with pytest.raises(ValueError, match="metric is 'map@x'"):
         main([str(files / "good.npz"), str(files / "bad.npz"), "--metric", "map@x"])
     with pytest.raises(FileNotFoundError, match="no codes file"):

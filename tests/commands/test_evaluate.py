@@ -93,6 +93,18 @@ def test_unseen_classes_of_a_codes_file_can_be_named(tmp_path, codes):
     assert json.loads((tmp_path / "f.json").read_text())["metrics"] == expected
 
 
+def test_validation_classes_of_a_codes_file_have_figures_of_their_own(tmp_path, codes, capsys):
+    replace(codes, validation_classes=(0,)).save(tmp_path / "groups.npz")
+    assert main([str(tmp_path / "groups.npz")]) == 0
+    shown = capsys.readouterr().out
+    for words in ("validation/map", "trained/map", "seen/map", "ceiling", "map@R for R = 5,000 is map"):
+        assert words in shown
+    assert main([str(tmp_path / "groups.npz"), "--unseen-classes=0,2,3", f"--json={tmp_path}/f.json"]) == 0
+    metrics = json.loads((tmp_path / "f.json").read_text())["metrics"]
+    assert "trained/map" in metrics  # the class that was held out is unseen now
+    assert "validation/map" not in metrics
+
+
 def test_queries_in_the_database_are_said(tmp_path, codes, capsys):
     Codes(
         codes.query_codes,
@@ -114,7 +126,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path, codes):
         ([], "name one codes file, or all four arrays"),
         ([f"--query-codes={tmp_path}/q.npy"], "missing: --database-codes"),
         ([str(tmp_path / "codes.npz"), f"--query-codes={tmp_path}/q.npy"], "name one codes file"),
-        ([str(tmp_path / "codes.npz"), "--cutoff", "0"], "cutoffs is"),
+        ([str(tmp_path / "codes.npz"), "--cutoff", "0"], "--cutoff=0 must be a whole number from 1"),
         ([str(tmp_path / "codes.npz"), "--form", "packed"], "--form goes with --query-codes"),
         ([str(tmp_path / "codes.npz"), "--query-index", "i.npy"], "--query-index goes with --query-codes"),
         ([str(tmp_path / "codes.npz"), "--per-query"], "--per-query needs --json"),

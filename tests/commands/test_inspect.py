@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from razh.checkpoint import SCHEMA
-from razh.cli import main
+from razh.cli.main import main
+from razh.run.checkpoint import SCHEMA
 
 
 class Bomb:
@@ -23,7 +23,8 @@ class Bomb:
 def run(tmp_path_factory):
     """Return the folder of a small finished run."""
     folder = tmp_path_factory.mktemp("inspect") / "run"
-    small = ["--data.images_per_class=8", "--data.image_size=32", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    small = ["--data.seen_classes=6", "--data.unseen_classes=3", "--data.images_per_class=8"]
+    small += ["--data.image_size=32", "--data.batch_size=8", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     quiet = ["--figures.enabled=false", "--measures.enabled=false", "--trainer.enable_progress_bar=false"]
     assert main(["train", "--method=ce", "--bits=12", *small, *quiet, f"--run_dir={folder}"]) == 0
     return folder
@@ -32,7 +33,7 @@ def run(tmp_path_factory):
 def test_shows_what_the_checkpoint_is(run, capsys):
     assert main(["inspect", str(run / "checkpoints/best.ckpt")]) == 0
     shown = capsys.readouterr().out
-    for word in ("razh.methods.ce.CE", "bits: 12", "synthetic", "test_efficientnet", "with 1 process", "28: "):
+    for word in ("razh.methods.ce.CE", "bits: 12", "synthetic", "test_efficientnet", "with 1 process", "9: "):
         assert word in shown, word
     split = json.loads((run / "split.json").read_text())
     assert split["fingerprint"] in shown
@@ -43,8 +44,8 @@ def test_json_has_all_names(run, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == SCHEMA
     assert found["epoch"] == 0
-    assert found["step"] == found["progress"]["images"] // 64
-    assert len(found["class_names"]) == 28
+    assert found["step"] == found["progress"]["images"] // 8
+    assert len(found["class_names"]) == 9
     assert len(found["attribute_names"]) == 90
     assert found["split_protocol"] == "ps"
     state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from datamodules.attributes import attribute_vectors, vectors_from_classes
-from datamodules.tables import read_array, read_class_table, read_lines, read_mat, read_matrix
+from razh.datamodules.attributes import attribute_vectors, named_groups, vectors_from_classes
+from razh.datamodules.files.tables import read_array, read_class_table, read_lines, read_mat, read_matrix
 
 NAMES = ("has_bill::long", "furry", "blue")
 ROWS = np.random.default_rng(0).uniform(size=(6, 3)).astype(np.float32)
@@ -45,6 +45,15 @@ def test_wrong_files(files, name, fault):
         attribute_vectors(str(files / name), NAMES, ROWS)
 
 
+def test_vectors_of_a_spreadsheet(files):
+    rows = [f"{NAMES[m]};" + ";".join(str(v).replace(".", ",") for v in VECTORS[m]) for m in (1, 2, 0)]
+    (files / "excel.txt").write_bytes("\r\n".join(rows).encode("utf-16"))
+    np.testing.assert_array_equal(attribute_vectors(str(files / "excel.txt"), NAMES, ROWS), VECTORS)
+    (files / "ragged.csv").write_text("1,2\n3\n5,6\n")
+    with pytest.raises(ValueError, match="no table of numbers: its rows have 1 or 2 columns"):
+        attribute_vectors(str(files / "ragged.csv"), NAMES, ROWS)
+
+
 def test_wrong_content(files):
     broken = VECTORS.copy()
     broken[1, 2] = np.nan
@@ -55,7 +64,7 @@ def test_wrong_content(files):
     with pytest.raises(ValueError, match="no table of numbers"):
         attribute_vectors(str(files / "word.txt"), NAMES, ROWS)
     (files / "lacks.csv").write_text("furry,1,2\nblue,3,4\nred,5,6\n")
-    with pytest.raises(ValueError, match=r"no row for 1 attributes \(has_bill::long\)"):
+    with pytest.raises(ValueError, match=r"no row for 1 attributes \('has_bill::long'\)"):
         attribute_vectors(str(files / "lacks.csv"), NAMES, ROWS)
     (files / "not.npy").write_text("no array")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -85,7 +94,7 @@ def test_zero_rows_get_a_direction(files, caplog):
 
 def test_text_encoder(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ValueError, match=r"pip install razh\[text\]"):
+    with pytest.raises(ValueError, match=r"pip install .sentence-transformers>=3\.0"):
         attribute_vectors("text:mini", NAMES, ROWS)
     encoder = SimpleNamespace(encode=lambda names: np.array([[len(name), 1.0] for name in names]))
     fake = SimpleNamespace(SentenceTransformer=lambda model: encoder)
@@ -133,8 +142,9 @@ def test_class_table(tmp_path):
     [
         ("", "holds no table"),
         ("class,a\n", "holds no table"),
-        ("class,a,b\ncat,1\n", "class 'cat' has 1 values, but there are 2 attributes"),
-        ("class,a\ncat,yes\n", "'yes' in row 'cat', column 'a' is not a number"),
+        ("class,a,b\ncat,1\n", "class 'cat' has no value for 'b'; fill the empty cell"),
+        ("class,a\ncat,1,2\n", "class 'cat' has 2 values, but the header names 1"),
+        ("class,a\ncat,often\n", "'often' in row 'cat', column 'a' is not a number"),
         ("class,a\ncat,nan\n", "'nan' in row 'cat'"),
         ("class,a\ncat,1\ncat,2\n", "class 'cat' comes twice"),
         ("class,a,a\ncat,1,2\n", "attribute 'a' comes twice"),
@@ -154,7 +164,7 @@ def test_matrix_and_lines(tmp_path):
     with pytest.raises(ValueError, match="has 2 rows of 2 columns, but 2 of 3 belong there"):
         read_matrix(file, 2, 3)
     file.write_text("1 x\n")
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="holds no matrix of numbers"):
         read_matrix(file, 1, 2)
     with pytest.raises(FileNotFoundError, match="no annotation file"):
         read_matrix(tmp_path / "absent.txt", 1, 1)
@@ -168,3 +178,23 @@ def test_mat_files(tmp_path):
         read_mat(tmp_path / "a.mat", "x")
     with pytest.raises(FileNotFoundError, match="no annotation file"):
         read_mat(tmp_path / "absent.mat", "x")
+
+
+@pytest.mark.parametrize(
+    ("names", "groups", "parts"),
+    [
+        (["has_bill_shape::hooked", "has_bill_color::red", "has_size::small"], [0, 0, 1], ("bill", "size")),
+        (["head colour: red", "tail shape: forked", "head shape: round"], [0, 1, 0], ("head", "tail")),
+        (["upper tail length=long", "crown color=red"], [0, 1], ("upper tail", "crown")),
+        (["black", "white", "furry"], None, None),
+        (["head colour: red", "furry"], None, None),
+        (["head colour: red", "head shape: round"], None, None),  # one part tells nothing apart
+        (["head colour:", "tail colour: red"], None, None),
+    ],
+)
+def test_names_say_which_part_an_attribute_belongs_to(names, groups, parts):
+    found = named_groups(names)
+    if groups is None:
+        assert found is None
+    else:
+        assert (found[0].tolist(), found[1]) == (groups, parts)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from datamodules.awa2 import AwA2DataModule
+from razh.datamodules.awa2 import AwA2DataModule
 from tests.fake import cells, write_att_splits, write_awa2
 
 
@@ -99,5 +99,5 @@ def test_wrong_number_of_columns_and_missing_root(folder, tmp_path):
         file.write("     7\tlate\n")
     with pytest.raises(ValueError, match="has 10 rows of 6 columns, but 10 of 7 belong there"):
         _ = awa2(folder).annotations
-    with pytest.raises(FileNotFoundError, match=r"no AwA2 images at .*DATASET=awa2"):
+    with pytest.raises(FileNotFoundError, match=r"no AwA2 images at .*`razh data awa2`"):
         _ = awa2(tmp_path).annotations

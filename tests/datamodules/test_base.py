@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.annotations import Annotations
-from datamodules.base import ZeroShotDataModule
-from datamodules.cub import CUBDataModule
-from datamodules.folder import FolderDataModule
-from tests.fake import write_folder
+from razh.datamodules.annotations import Annotations
+from razh.datamodules.base import ZeroShotDataModule
+from razh.datamodules.cub import CUBDataModule
+from razh.datamodules.folder import FolderDataModule
+from tests.fake import write_cub, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +21,23 @@ def root(tmp_path_factory):
 
 
 def folder(root, **arguments):
-    defaults = {"protocol": "unseen-25%", "image_size": 24, "batch_size": 5, "eval_batch_size": 7, "num_workers": 0}
+    defaults = {"protocol": "unseen-25%", "image_size": 24, "batch_size": 5, "num_workers": 0}
     return FolderDataModule(str(root), **{**defaults, **arguments})
 
 
 class Trainer:
     """What the loaders ask of a trainer."""
 
-    def __init__(self, rank, world):
-        self.global_rank, self.world_size = rank, world
+    def __init__(self, rank, world, told=None):
+        self.global_rank, self.world_size, self.told = rank, world, told
+        self.is_global_zero, self.strategy = rank == 0, self
+
+    def broadcast(self, value):
+        """Return what rank 0 says."""
+        return value if self.told is None else self.told
+
+    def reduce_boolean_decision(self, decision, **_):
+        return decision
 
 
 def everything(loader):
@@ -44,12 +52,13 @@ def everything(loader):
         ("validation_image_share", -0.1),
         ("image_size", 0),
         ("batch_size", 0),
-        ("eval_batch_size", -1),
         ("num_workers", -1),
+        ("max_megapixels", 0.0),
+        ("max_megapixels", float("inf")),
     ],
 )
 def test_constructor_checks(argument, value):
-    with pytest.raises(ValueError, match=f"{argument} is {value}"):
+    with pytest.raises(ValueError, match=f"--data.{argument}={value} must be"):
         folder("anywhere", **{argument: value})
 
 
@@ -242,6 +251,98 @@ def test_lightning_runs_it(root):
     assert pickle.loads(pickle.dumps(data)).trainer is None
 
 
+@pytest.fixture
+def damaged(tmp_path):
+    """A folder of which one image is cut short and one is empty; class `kind 3` is whole."""
+    root = write_folder(tmp_path / "damaged", classes=4, images=5)
+    (root / "kind 0" / "1.png").write_bytes((root / "kind 0" / "1.png").read_bytes()[:100])
+    (root / "kind 2" / "4.png").write_bytes(b"")
+    return root
+
+
+def test_damaged_images_are_left_out_with_a_count(damaged, caplog):
+    data = folder(damaged)
+    assert len(data.labels) == len(data.annotations.image_paths) == len(data.image_signatures()) == 18
+    assert data.split.notes == "2 damaged or missing images left out"
+    (record,) = (r for r in caplog.records if r.levelname == "WARNING")
+    text = record.getMessage()
+    assert "2 of 20 images" in text
+    assert "kind 0/1.png, kind 2/4.png" in text
+    assert "\n" not in text
+    assert len(everything(data.test_dataloader())["index"]) == len(data.split.query) + len(data.split.database)
+    for file in ("kind 0/1.png", "kind 2/4.png"):
+        (damaged / file).unlink()
+    without = folder(damaged)
+    assert without.split.notes == ""
+    assert without.split.fingerprint == data.split.fingerprint
+    assert without.fingerprint == data.fingerprint
+
+
+def test_strict_refuses_damaged_images(damaged):
+    with pytest.raises(ValueError, match=r"2 of 20 images at .*kind 0/1.png.*--data.strict=false") as caught:
+        _ = folder(damaged, strict=True).split
+    assert "\n" not in str(caught.value)
+
+
+def test_class_that_loses_all_its_images_is_named(damaged, caplog):
+    for file in (damaged / "kind 3").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1 of 4 classes have no readable images at .*\(kind 3\).*allow_partial=true"):
+        _ = folder(damaged).split
+    data = folder(damaged, allow_partial=True)
+    assert data.class_names == ("kind 0", "kind 1", "kind 2")
+    assert data.split.notes == "7 damaged or missing images left out"
+    assert data.labels.tolist() == [0] * 4 + [1] * 5 + [2] * 4
+    assert len(data.image_signatures()) == 13
+
+
+def test_listed_images_that_are_missing_are_left_out(tmp_path, caplog):
+    root = write_cub(tmp_path)
+    (root / "images" / "003.Bird_3" / "Bird_0001_2.jpg").unlink()
+    data = CUBDataModule(str(root), protocol="unseen-25%", num_workers=0)
+    assert len(data.labels) == 47
+    assert "1 of 48 images" in caplog.text
+    assert data.split.notes == "1 damaged or missing image left out"
+    assert data.part_locations().shape[0] == 47
+    with pytest.raises(ValueError, match=r"1 of 48 images .*no image file .*--data.strict=false"):
+        _ = CUBDataModule(str(root), protocol="unseen-25%", strict=True).annotations
+
+
+def test_official_lists_lose_what_is_left_out():
+    whole = Annotations(
+        np.array([0, 0, 1, 1]),
+        ("a", "b"),
+        ("x",),
+        np.eye(2, 1, dtype=np.float32),
+        ("0", "1", "2", "3"),
+        {"trainval": np.array([0, 1]), "test_unseen": np.array([2, 3])},
+        signatures=("p", "q", "r", "s"),
+    )
+    left = whole.without(np.array([1, 2]))
+    assert {name: rows.tolist() for name, rows in left.official.items()} == {"trainval": [0], "test_unseen": [1]}
+    assert (left.image_paths, left.signatures, left.labels.tolist()) == (("0", "3"), ("p", "s"), [0, 1])
+
+
+def test_all_processes_must_find_the_same_images(root):
+    data = folder(root)
+    data.trainer = Trainer(1, 2)
+    data.setup("fit")
+    other = folder(root)
+    other.trainer = Trainer(1, 2, told=("other images", "other split"))
+    with pytest.raises(ValueError, match="processes find different images at"):
+        other.setup("fit")
+
+
+def test_what_is_doubtful_is_said_once_and_by_the_first_process(tmp_path, caplog):
+    data = folder(write_folder(tmp_path, classes=4, images=3))
+    data.annotations.class_attributes[:, 1] = 0.5
+    for rank, said in ((1, 0), (0, 1), (0, 1)):
+        data.trainer = Trainer(rank, 1)
+        data.setup("fit")
+        assert caplog.text.count("folder: 1 attribute has the same value") == said
+        data._set_up = data._set_up and rank == 0
+
+
 class Bare(ZeroShotDataModule):
     """A data set without files."""
 
@@ -286,7 +387,5 @@ def test_annotations_refuse_what_does_not_fit():
 
 
 def test_missing_root(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"no CUB images at .*; run `make data DATASET=cub`, pass DATA_ROOT=…, or"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no CUB images at .*; run `razh data cub`, pass --data_root=…, or"):
         _ = CUBDataModule(str(tmp_path / "nowhere")).split

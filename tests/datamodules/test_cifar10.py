@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.cifar10 import ATTRIBUTES, CLASSES, CIFAR10DataModule
+from razh.datamodules.cifar10 import ATTRIBUTES, CLASSES, CIFAR10DataModule
 from tests.fake import CIFAR10_CLASSES, write_cifar10, write_cifar10_tree
 
 

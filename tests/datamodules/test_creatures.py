@@ -3,8 +3,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from datamodules import shapes
-from datamodules.creatures import COLOURS, PARTS, PATTERNS, SHAPES, TRAITS, render, trait_values
+from razh.datamodules.synthetic import shapes
+from razh.datamodules.synthetic.creatures import COLOURS, PARTS, PATTERNS, SHAPES, TRAITS, render, trait_values
 
 PLAIN = np.zeros((len(PARTS), len(TRAITS)), dtype=np.int64)
 
@@ -147,7 +147,7 @@ def test_primitives_against_slow_distances():
 
 def test_every_shape_stays_within_its_window():
     """No part is cut off by the window that it is painted in."""
-    from datamodules.creatures import _REACHES
+    from razh.datamodules.synthetic.creatures import _REACHES
 
     axis = np.linspace(-2, 2, 401, dtype=np.float32)
     x, y = np.meshgrid(axis, axis)

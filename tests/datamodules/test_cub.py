@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from datamodules.cub import CUBDataModule
+from razh.datamodules.cub import CUBDataModule
 from tests.fake import cells, write_att_splits, write_cub
 
 ROWS = {
@@ -203,3 +203,56 @@ def test_damaged_image_is_named_when_it_is_loaded(folder):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=path.name):
         data.load_image(3)
+
+
+def notepad(path, change=lambda text: text):
+    """Save a text file again as Windows does: with a byte order mark, carriage returns and blanks at line ends."""
+    lines = change(path.read_text()).splitlines()
+    path.write_bytes(("\ufeff" + "".join(f"{line} \r\n" for line in lines)).encode())
+
+
+def test_files_that_windows_has_saved(folder, tmp_path):
+    wanted = cub(folder).annotations
+    first = folder / "images" / "001.Bird_1"
+    (first / "Bird_0000_0.jpg").rename(first / "Bird 0000 0.jpg")
+    for path in (*folder.rglob("*.txt"), folder.parent / "attributes.txt"):
+        notepad(path)
+    notepad(folder / "images.txt", lambda text: text.replace("/", "\\").replace("Bird_0000_0", "Bird 0000 0"))
+    for name, rows in ROWS.items():
+        (tmp_path / f"{name}_image_ids.txt").write_bytes(("\ufeff" + "\r".join(map(str, rows))).encode())
+    data = cub(folder, split_file=str(tmp_path))
+    assert data.annotations.class_names == wanted.class_names
+    assert data.annotations.image_paths[0] == "images/001.Bird_1/Bird 0000 0.jpg"
+    assert data.annotations.image_paths[1:] == wanted.image_paths[1:]
+    assert data.load_image(0).shape == (3, 32, 40)
+    assert data.part_locations().shape == (48, 2, 3)
+    assert data.bounding_boxes().shape == (48, 4)
+    assert data.split.query.tolist() == [13, 15, 45, 47]
+
+
+def test_windows_paths_in_res101(folder):
+    paths = [line.split()[1] for line in (folder / "images.txt").read_text().splitlines()]
+    backwards = {name: [49 - row for row in rows] for name, rows in ROWS.items()}
+    write_att_splits(folder / "att_splits.mat", **backwards)
+    listed = [f"D:\\data\\CUB\\images\\{path}".replace("/", "\\") for path in reversed(paths)]
+    savemat(folder / "res101.mat", {"image_files": cells([*listed[:47], ""])})
+    with pytest.raises(ValueError, match=r"lists 1 images not among the 48 .*first: number 48"):
+        _ = cub(folder).annotations
+    savemat(folder / "res101.mat", {"image_files": cells(listed)})
+    assert cub(folder).split.query.tolist() == [13, 15, 45, 47]
+
+
+def test_numbers_from_zero_are_refused_also_in_a_partial_tree(folder, tmp_path):
+    for name, rows in ROWS.items():
+        (tmp_path / f"{name}_image_ids.txt").write_text("\n".join(str(row - 1) for row in rows))
+    with pytest.raises(ValueError, match="lists images from number 0 on, but they count from 1; add 1"):
+        _ = cub(folder, split_file=str(tmp_path), allow_partial=True).annotations
+    labels = folder / "image_class_labels.txt"
+    labels.write_text("\n".join(f"{i + 1} {i // 4}" for i in range(48)))
+    with pytest.raises(ValueError, match=r"gives image 1 the class 0, which .* lacks \(its numbers begin at 1"):
+        _ = cub(folder).annotations
+    parts = folder / "parts" / "part_locs.txt"
+    parts.write_text(parts.read_text().replace(" 1 ", " 0 ", 1))
+    labels.write_text("\n".join(f"{i + 1} {i // 4 + 1}" for i in range(48)))
+    with pytest.raises(ValueError, match=r"names parts 0 … 2, but they count from 1 to 2"):
+        cub(folder).part_locations()

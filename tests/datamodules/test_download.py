@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import download, extraction, transfer
-from datamodules.download import DATASETS, Archive, fetch
+from razh.cli.main import main
 from razh.commands import data as data_command
+from razh.datamodules.download import extraction, transfer
+from razh.datamodules.download import fetch as download
+from razh.datamodules.download.fetch import DATASETS, Archive, fetch
 
 
 class Source(ThreadingHTTPServer):
@@ -125,8 +127,8 @@ def md5(content):
 
 def assert_unpacked(root):
     assert {name: (root / name).read_bytes() for name in FILES} == FILES
-    assert not list(root.glob("*.part*"))
-    assert not list(root.glob(".unpack-*"))
+    assert not list(root.glob("*part*"))
+    assert not list(root.glob(".razh-unpack-*"))
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
@@ -185,7 +187,7 @@ def test_a_download_goes_on_in_a_second_call(source, tmp_path):
     source.break_after = [9_000, 0, 0, 0]
     with pytest.raises(OSError, match=r"cannot be fetched .* go on from byte 9000"):
         fetch("birds", tmp_path, datasets=table)
-    assert (tmp_path / "birds.tgz.part").read_bytes() == source.content[:9_000]
+    assert (tmp_path / "birds.tgz.razh-part").read_bytes() == source.content[:9_000]
     assert not (tmp_path / "birds").exists()
     fetch("birds", tmp_path, datasets=table)
     assert_unpacked(tmp_path)
@@ -197,7 +199,7 @@ def test_a_complete_part_file_needs_no_network(source, tmp_path):
     source.break_after = [9_000, 0, 0, 0]
     with pytest.raises(OSError, match="cannot be fetched"):
         fetch("birds", tmp_path, datasets=table)
-    (tmp_path / "birds.tgz.part").write_bytes(source.content)
+    (tmp_path / "birds.tgz.razh-part").write_bytes(source.content)
     requests = len(source.asked)
     fetch("birds", tmp_path, datasets=table)
     assert_unpacked(tmp_path)
@@ -241,7 +243,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(source, tmp_path):
     source.break_after = [9_000, 0, 0, 0]
     with pytest.raises(OSError, match="cannot be fetched"):
         fetch("birds", tmp_path, datasets=table)
-    with (tmp_path / "birds.tgz.part").open("ab") as part:
+    with (tmp_path / "birds.tgz.razh-part").open("ab") as part:
         part.write(bytes(len(source.content)))
     fetch("birds", tmp_path, datasets=table)
     assert_unpacked(tmp_path)
@@ -249,7 +251,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(source, tmp_path):
 
 def test_a_part_of_unknown_version_is_not_trusted(source, tmp_path):
     table = one(source, tar_of(FILES))
-    (tmp_path / "birds.tgz.part").write_bytes(b"something else")
+    (tmp_path / "birds.tgz.razh-part").write_bytes(b"something else")
     fetch("birds", tmp_path, datasets=table)
     assert_unpacked(tmp_path)
     assert source.asked == [(None, None)]
@@ -279,12 +281,12 @@ def test_a_stopped_process_leaves_a_part_to_go_on_from(source, tmp_path, stop):
     table = one(source, tar_of(FILES))
     source.pause = 0.05
     script = (
-        "from datamodules.download import Archive, fetch\n"
+        "from razh.datamodules.download.fetch import Archive, fetch\n"
         f"archive = Archive(url={table['birds'][0].url!r}, size={len(source.content)}, unpacked=10**6, provides=())\n"
         f"fetch('birds', {str(tmp_path)!r}, datasets={{'birds': (archive,)}})\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
-    part = tmp_path / "birds.tgz.part"
+    part = tmp_path / "birds.tgz.razh-part"
     deadline = time.monotonic() + 30
     while not (part.exists() and part.stat().st_size >= 5_000):
         assert time.monotonic() < deadline
@@ -298,6 +300,55 @@ def test_a_stopped_process_leaves_a_part_to_go_on_from(source, tmp_path, stop):
     fetch("birds", tmp_path, datasets=table)
     assert_unpacked(tmp_path)
     assert source.asked[-1][0] == f"bytes={len(kept)}-"
+
+
+@pytest.mark.parametrize("page", [b"\n <!DOCTYPE html><title>Sign in</title>", b"<html>please log in</html>"])
+def test_a_web_page_is_not_taken_for_the_file_nor_held_against_it(source, tmp_path, page):
+    table = one(source, tar_of(FILES))
+    right, source.content = source.content, page
+    with pytest.raises(OSError, match="sends a web page, not the file"):
+        fetch("birds", tmp_path, datasets=table)
+    source.content = right
+    fetch("birds", tmp_path, datasets=table)
+    assert_unpacked(tmp_path)
+
+
+def test_what_was_no_archive_is_not_held_against_the_right_one(source, tmp_path):
+    table = one(source, tar_of(FILES))
+    right, source.content = source.content, b"maintenance"
+    with pytest.raises(ValueError, match="cut short or damaged"):
+        fetch("birds", tmp_path, datasets=table)
+    assert not (tmp_path / "checksums.json").exists()
+    (tmp_path / "birds.tgz.razh-part").unlink()  # as the message says
+    source.content = right
+    fetch("birds", tmp_path, datasets=table)
+    assert_unpacked(tmp_path)
+
+
+def test_a_server_that_begins_elsewhere_again_and_again_is_given_up(source, tmp_path, monkeypatch):
+    table = one(source, tar_of(FILES))
+    source.break_after = [9_000] * 100
+    monkeypatch.setattr(transfer, "_start_of", lambda reply: 1)
+    with pytest.raises(OSError, match="cannot be fetched"):
+        fetch("birds", tmp_path, datasets=table)
+    assert len(source.asked) < 10
+
+
+def test_a_server_that_brings_a_little_each_time_is_given_up(source, tmp_path, monkeypatch):
+    table = one(source, tar_of(FILES))
+    source.break_after = [10] * 100
+    monkeypatch.setattr(transfer, "MOST_ATTEMPTS", 5)
+    with pytest.raises(OSError, match="cannot be fetched"):
+        fetch("birds", tmp_path, datasets=table)
+    assert len(source.asked) == 5
+
+
+def test_a_source_without_end_is_refused(source, tmp_path, monkeypatch):
+    table = one(source, tar_of(FILES), size=100)
+    source.announces_length = False
+    monkeypatch.setattr(transfer, "_SLACK", 1000)
+    with pytest.raises(ValueError, match="sends more than 1200 bytes"):
+        fetch("birds", tmp_path, datasets=table)
 
 
 # ------------------------------------------------------------------------------------------------------------- checking
@@ -379,7 +430,7 @@ UNSAFE = {
     "zip bomb": (zip_of({"birds/list.txt": bytes(2_000_000)}), "more than 1000000 bytes"),
     "cut zip": (zip_of(FILES)[:-200], "cut short or damaged"),
     "cut tar": (tar_of(FILES)[:20_000], "cut short or damaged"),
-    "no archive": (b"<html>sorry</html>", "cut short or damaged"),
+    "no archive": (b"sorry", "cut short or damaged"),
     "another archive": (tar_of({"cats/list.txt": b"x"}), "is not in it"),
 }
 
@@ -392,7 +443,7 @@ def test_unsafe_and_damaged_archives_leave_nothing(source, tmp_path, case):
     with pytest.raises(ValueError, match=message):
         fetch("birds", root, datasets=table)
     assert not (root / "birds").exists()
-    assert not list(root.glob(".unpack-*"))
+    assert not list(root.glob(".razh-unpack-*"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
     assert sorted(path.name for path in root.parent.iterdir()) == ["birds"]
     assert not any(path.name == "evil" for path in tmp_path.rglob("*"))
@@ -426,13 +477,28 @@ def test_only_wanted_members_are_unpacked_and_folders_are_filled_up(tmp_path):
     (out / "x" / "data" / "CUB" / "a.mat").write_text("old")
     assert extraction.unpack(tmp_path / "a.zip", out, 10**6, ("x/data/CUB/*",)) == 2
     found = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
-    assert found == {"x/data/CUB/a.mat": "1", "x/data/CUB/deep/b.mat": "2", "x/data/CUB/mine.txt": "kept"}
+    assert found == {"x/data/CUB/a.mat": "old", "x/data/CUB/deep/b.mat": "2", "x/data/CUB/mine.txt": "kept"}
     with pytest.raises(ValueError, match="holds no file like"):
         extraction.unpack(tmp_path / "a.zip", out, 10**6, ("x/data/AWA2/*",))
 
 
+def test_large_members_are_refused_by_their_headers(tmp_path, monkeypatch):
+    (tmp_path / "a.zip").write_bytes(zip_of({"a": b"1", "zeros": bytes(10**6)}))
+    monkeypatch.setattr(extraction, "_copy", lambda source, sink, left, *_: left)
+    with pytest.raises(ValueError, match="more than 1000 bytes"):
+        extraction.unpack(tmp_path / "a.zip", tmp_path / "out", 1000)
+
+
+def test_an_archive_that_the_user_has_put_there_stays(source, tmp_path):
+    table = one(source, tar_of(FILES))
+    (tmp_path / "birds.tgz").write_bytes(source.content)
+    fetch("birds", tmp_path, datasets=table)
+    assert (tmp_path / "birds.tgz").read_bytes() == source.content
+    assert source.asked == []
+
+
 def test_what_a_killed_process_left_is_removed(source, tmp_path):
-    (tmp_path / ".unpack-dead" / "birds").mkdir(parents=True)
+    (tmp_path / ".razh-unpack-dead" / "birds").mkdir(parents=True)
     fetch("birds", tmp_path, datasets=one(source, tar_of(FILES)))
     assert_unpacked(tmp_path)
 
@@ -444,13 +510,15 @@ def test_the_command_fetches_and_says_what_comes_next(source, tmp_path, monkeypa
     monkeypatch.setattr(data_command, "fetch", lambda *args, **more: fetch(*args, **more, datasets=table))
     monkeypatch.chdir(tmp_path)
     table = one(source, tar_of(FILES))
-    assert data_command.main(["birds"]) == 0
-    assert "birds is in data/birds; next: make train DATASET=birds\n" in capsys.readouterr().out
+    assert main(["data", "birds"]) == 0
+    told = capsys.readouterr()
+    assert told.out == "birds is in data/birds\n"
+    assert told.err.endswith("razh train --dataset=birds\n")
     assert_unpacked(tmp_path / "data" / "birds")
     assert data_command.main(["birds", "--root", "data/birds"]) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert data_command.main(["birds", "--root", "else", "--keep-archive"]) == 0
-    assert "make train DATASET=birds DATA_ROOT=else" in capsys.readouterr().out
+    assert main(["data", "birds", "--root", "else", "--keep-archive"]) == 0
+    assert capsys.readouterr().err.endswith("razh train --dataset=birds --data_root=else\n")
     assert (tmp_path / "else" / "birds.tgz").exists()
 
 

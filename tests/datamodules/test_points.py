@@ -3,9 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.cub import CUBDataModule
-from datamodules.images import evaluation_view
-from datamodules.points import evaluation_points
+from razh.datamodules.cub import CUBDataModule
+from razh.datamodules.images import evaluation_view
+from razh.datamodules.points import evaluation_points
 from tests.fake import write_cub, write_lines
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from datamodules.sampler import EpochSampler
-from datamodules.seeded import draw_numbers, draw_order, draw_uniform
+from razh.datamodules.sampler import EpochSampler
+from razh.datamodules.seeded import draw_numbers, draw_order, draw_uniform
 
 INDICES = np.arange(100, 147)  # 47 images
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datamodules.annotations import Annotations
-from datamodules.protocols import Protocol, make_split, validation_lists
-from datamodules.splits import ZeroShotSplit
+from razh.datamodules.annotations import Annotations
+from razh.datamodules.protocols import Protocol, make_split, validation_lists
+from razh.datamodules.splits import ZeroShotSplit
 
 LABELS = np.repeat(np.arange(5), 4)  # class c has images 4c … 4c + 3
 

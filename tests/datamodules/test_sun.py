@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from datamodules.sun import SUNDataModule
-from tests.fake import write_att_splits, write_sun
+from razh.datamodules.sun import SUNDataModule
+from tests.fake import cells, write_att_splits, write_sun
 
 
 def sun(root, **arguments):
@@ -61,3 +61,11 @@ def test_images_of_a_class_that_the_text_lacks(tmp_path):
     classes.write_text(classes.read_text().replace("scene02", "elsewhere"))
     with pytest.raises(ValueError, match="has images of class 'scene02'"):
         _ = sun(tmp_path).annotations
+
+
+def test_windows_paths_in_the_released_files(tmp_path):
+    wanted = SUNDataModule(str(write_sun(tmp_path / "sun"))).annotations
+    file = tmp_path / "sun" / "SUNAttributeDB" / "images.mat"
+    listed = cells([path.removeprefix("images/").replace("/", "\\") for path in wanted.image_paths])
+    savemat(file, {"images": listed})
+    assert SUNDataModule(str(tmp_path / "sun")).annotations.image_paths == wanted.image_paths

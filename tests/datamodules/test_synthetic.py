@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.creatures import PARTS, TRAITS, trait_values
-from datamodules.synthetic import SyntheticDataModule, draw_classes
+from razh.datamodules.synthetic.creatures import PARTS, TRAITS, trait_values
+from razh.datamodules.synthetic.data import SyntheticDataModule, draw_classes
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_memory_does_not_change_images(memory_mb):
 def test_memory_is_bounded(monkeypatch):
     data = small(memory_mb=1, image_size=128)  # room for 16 images of 4 · 128² bytes
     calls = []
-    monkeypatch.setattr("datamodules.synthetic.render", lambda *a: calls.append(a) or _blank(128))
+    monkeypatch.setattr("razh.datamodules.synthetic.data.render", lambda *a: calls.append(a) or _blank(128))
     for _ in range(2):
         for index in range(20):
             data.load_image(index)
@@ -179,7 +179,7 @@ def test_workers_share_what_they_drew(monkeypatch):
     index = int(data.split.query[0])
     for _ in data.test_dataloader():
         pass
-    monkeypatch.setattr("datamodules.synthetic.render", lambda *a: pytest.fail("drawn again"))
+    monkeypatch.setattr("razh.datamodules.synthetic.data.render", lambda *a: pytest.fail("drawn again"))
     assert data.load_image(index).float().std() > 1
 
 
@@ -204,10 +204,17 @@ def test_the_fingerprint_names_the_images_not_the_split():
     ],
 )
 def test_arguments_are_checked(argument, value):
-    with pytest.raises(ValueError, match=f"{argument} is {value}, but"):
+    with pytest.raises(ValueError, match=f"--data.{argument}={value} must be"):
         SyntheticDataModule(**{argument: value})
 
 
 def test_too_many_classes_are_refused():
     with pytest.raises(ValueError, match=r"min_distance is 18, .* lower min_distance"):
         _ = small(min_distance=18).creatures
+
+
+def test_groups_of_attributes_are_the_parts_that_they_are_drawn_on():
+    data = SyntheticDataModule(seen_classes=4, unseen_classes=2, images_per_class=2)
+    assert data.attribute_groups is not None
+    assert data.attribute_groups.tolist() == data.attribute_part.tolist()
+    assert data.group_parts == tuple((part,) for part in range(6))

@@ -60,7 +60,7 @@ def test_the_legend_names_every_part_that_has_an_area_and_no_other():
     image = np.zeros((20, 20, 3), dtype=np.uint8)
     figure = parts_figure([PartPicture(image, "001.Some_bird", True, regions, attributes)], "the title")
     words = texts(figure)
-    assert {"wing color: blue", "size: small", "Some bird", "the title", "seen classes"} <= set(words)
+    assert {"wing color: blue", "size: small", "Some bird", "the title", "trained classes"} <= set(words)
     assert "bill shape: cone" not in words
     assert "unseen classes" not in words
     assert "true parts" not in words
@@ -128,7 +128,8 @@ def pictures(data, method):
 
 
 def test_pictures_have_the_parts_and_own_attributes_of_the_method(data):
-    method = build(data, parts=3).train()
+    first = {"order": "parts_first", "count": 3}
+    method = build(data, parts=first, weights={"attributes": 0.0, "alignment": 0.1}).train()
     state = torch.get_rng_state()
     found = pictures(data, method)
     assert method.training
@@ -136,7 +137,7 @@ def test_pictures_have_the_parts_and_own_attributes_of_the_method(data):
     assert [p.seen for p in found] == [True, True, False]
     assert [p.name for p in found] == ["class 0", "class 1", "class 3"]
     with torch.no_grad():
-        parts = method.eval().parts({"image": data.images[[0, 3, 5]], "label": torch.tensor([0, 1, 3])})
+        parts = method.eval().find_parts({"image": data.images[[0, 3, 5]], "label": torch.tensor([0, 1, 3])})
     for number, (picture, label) in enumerate(zip(found, (0, 1, 3), strict=True)):
         np.testing.assert_array_equal(picture.image, data.images[(0, 3, 5)[number]].permute(1, 2, 0).numpy())
         ids = parts.match.choice[number].argmax(dim=-1).tolist()
@@ -146,15 +147,16 @@ def test_pictures_have_the_parts_and_own_attributes_of_the_method(data):
 
 
 def test_a_method_of_parts_without_attributes_is_drawn_without_attributes(data):
-    method = build(data, parts=3, mix_weight=0.0, mix_hash_weight=0.0, alignment_weight=0.0, part_responses="none")
+    weights = {"attributes": 0.0}
+    method = build(data, parts={"order": "parts_first", "count": 3}, weights=weights, code={"responses": "none"})
     found = pictures(data, method)
     assert all(not picture.attributes for picture in found)
     assert "(not matched)" in texts(parts_figure(found))
 
 
 def test_patches_of_their_own_are_merged_by_attribute(data):
-    method = build(data, granularity="patch")
+    method = build(data, parts={"granularity": "patch"})
     if method.backbone.num_patches <= len(PALETTE):  # too few patches on this network: parts instead
-        method = build(data, parts=20)
+        method = build(data, parts={"count": 20})
     for picture in pictures(data, method):
         assert len(set(picture.attributes.values())) == len(picture.attributes) <= MERGED

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,7 +74,17 @@ def test_rows_are_the_nearest_images_by_a_slow_count(codes):
         assert [int(n.image[0, 0, 0]) for n in row.neighbours] == [codes.database_index[g] for g in expected]
         assert [n.distance for n in row.neighbours] == [distance[g] for g in expected]
         assert [n.right for n in row.neighbours] == [codes.database_labels[g] == label for g in expected]
-        assert [n.seen for n in row.neighbours] == [codes.database_labels[g] < 3 for g in expected]
+        assert [n.group for n in row.neighbours] == [
+            "seen" if codes.database_labels[g] < 3 else "unseen" for g in expected
+        ]
+
+
+def test_neighbours_of_trained_and_of_validation_classes_are_told_apart(codes):
+    known = replace(codes, validation_classes=(1,))
+    rows = retrieval_rows(known, main_task(evaluate(known)), image_of, queries=3, neighbours=60)
+    label = dict(zip(codes.database_index.tolist(), codes.database_labels.tolist(), strict=True))
+    kinds = {label[int(n.image[0, 0, 0])]: n.group for row in rows for n in row.neighbours}
+    assert kinds == {0: "trained", 1: "validation", 2: "trained", 3: "unseen", 4: "unseen", 5: "unseen"}
 
 
 def test_codes_without_indices_cannot_be_shown(codes):
@@ -84,7 +96,7 @@ def test_codes_without_indices_cannot_be_shown(codes):
 def test_right_and_wrong_have_their_frame_and_mark():
     neighbours = [
         Neighbour(picture(10), "001.A", 3, right=True),
-        Neighbour(picture(20), "002.Big_bird", 4, right=False, seen=True),
+        Neighbour(picture(20), "002.Big_bird", 4, right=False, group="validation"),
         Neighbour(picture(30), "001.A", 5, right=True),
     ]
     figure = retrieval_figure([RetrievalRow(picture(0), "001.A", 0.25, neighbours)] * 2, "the title")
@@ -97,10 +109,11 @@ def test_right_and_wrong_have_their_frame_and_mark():
     assert words.count("✗") == 2 + 1
     assert words.count("AP 0.25") == 2
     assert {"3", "4", "5", "the title"} <= set(words)
-    names = [text for text in figure.axes[0].texts if text.get_text() == "Big bird"]
+    names = [text for text in figure.axes[0].texts if text.get_text() == "(v) Big bird"]
     assert len(names) == 2  # only the wrong one is named
     assert {name.get_style() for name in names} == {"italic"}
     assert len(figure.axes[0].images) == 2 * 4
+    assert "number: Hamming distance    (v) validation class (held out)" in words
 
 
 def test_where_classes_are_not_known_nothing_is_called_right_or_wrong():
@@ -116,7 +129,8 @@ def test_where_classes_are_not_known_nothing_is_called_right_or_wrong():
 @pytest.mark.parametrize("right", [True, None])
 @pytest.mark.parametrize("neighbours", [0, 1, 9])
 def test_title_and_legend_fit_beside_few_neighbours(right, neighbours):
-    row = RetrievalRow(picture(0), "a", None, [Neighbour(picture(1), "b", 1, right=right)] * neighbours)
+    kinds = [Neighbour(picture(1), "b", 1, right=right, group=group) for group in ("trained", "validation")]
+    row = RetrievalRow(picture(0), "a", None, kinds * neighbours)
     figure = retrieval_figure([row], "nearest of a file with a name that is rather long · 64 bits")
     renderer = FigureCanvasAgg(figure).get_renderer()
     assert all(text.get_window_extent(renderer).x1 <= figure.bbox.x1 for text in figure.axes[0].texts)

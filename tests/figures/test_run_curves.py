@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from razh.figures.canvas import DPI, WRONG, save
@@ -21,14 +22,21 @@ def labels(figure):
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
-def test_the_chance_of_the_curve_is_the_share_of_relevant_pairs():
-    figure = precision_recall([1.0, 0.5, 0.1], [0.4, 0.8, 1.0], COUNTS, "8 bits", "Unseen queries")
-    curve, chance = figure.axes[0].lines
-    np.testing.assert_array_equal(curve.get_ydata(), [1.0, 0.5, 0.1])
-    assert set(chance.get_ydata()) == {10 / 110}
-    assert labels(figure) == ["8 bits", "random ranking (0.091)"]
-    assert figure.get_suptitle() == "Unseen queries"
+def test_a_random_ranking_is_a_line_named_with_its_precision_and_map():
+    curves = {"unseen classes, mAP 0.6": ([1.0, 0.5, 0.1], [0.4, 0.8, 1.0]), "trained classes": ([0.9], [0.2])}
+    figure = precision_recall(curves, (0.09, 0.12), "title")
+    unseen, trained, chance = figure.axes[0].lines
+    np.testing.assert_array_equal(unseen.get_ydata(), [1.0, 0.5, 0.1])
+    np.testing.assert_array_equal(trained.get_xdata(), [0.2])
+    assert set(chance.get_ydata()) == {0.09}
+    assert sorted(labels(figure)) == sorted([*curves, "random (unseen): precision 0.090, mAP 0.120"])
+    assert figure.get_suptitle() == "title"
     assert figure.axes[0].get_ylim()[1] > 1.0
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    extent = figure.legends[0].get_window_extent(renderer)
+    assert extent.x0 >= 0
+    assert extent.x1 <= figure.bbox.x1
 
 
 def test_distances_have_the_means_of_the_pairs():
@@ -112,3 +120,14 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         save(figure, path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["classes.png"]
+
+
+def test_values_are_alike_as_numbers_and_as_text():
+    """A number 0 is a value, text that is empty is none."""
+    text = [{"epoch": "0", "train/mix": "0.0", "val/map": ""}, {"epoch": "1", "train/mix": "0.5", "val/map": "0.0"}]
+    numbers = [{"epoch": 0, "train/mix": 0.0}, {"epoch": 1, "train/mix": 0.5, "val/map": 0.0}]
+    drawn = [training_figure(rows, best_epoch(rows)) for rows in (text, numbers)]
+    first, second = ([axes.lines[0].get_ydata() for axes in figure.axes if axes.lines] for figure in drawn)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, [[np.nan, 0.0], [0.0, 0.5]])
+    assert best_epoch(text) == best_epoch(numbers) == 1

@@ -2,7 +2,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from razh.layers.attributes import AttributeMatcher, AttributeReplacement, Match, PartResponses, best_share, sinkhorn
+from razh.layers.attributes import (
+    AttributeMatcher,
+    AttributeReplacement,
+    Match,
+    PartResponses,
+    best_share,
+    positive_attributes,
+    relative_strengths,
+    sinkhorn,
+)
 
 B, K, D, M, V, N = 4, 3, 6, 7, 5, 10
 
@@ -18,11 +27,11 @@ def vectors():
 
 
 @pytest.fixture
-def own():
-    own = torch.zeros(B, M, dtype=torch.bool)
+def positive():
+    positive = torch.zeros(B, M, dtype=torch.bool)
     for b in range(B):
-        own[b, [b, b + 1, b + 3]] = True
-    return own
+        positive[b, [b, b + 1, b + 3]] = True
+    return positive
 
 
 def matcher(**arguments):
@@ -45,69 +54,69 @@ def test_similarity_is_the_cosine_in_the_common_space(parts, vectors):
                 torch.testing.assert_close(similarity[b, k, m], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_nearest_own_attribute_is_chosen(parts, vectors, own):
-    match = matcher()(parts, vectors, own)
+def test_nearest_positive_attribute_is_chosen(parts, vectors, positive):
+    match = matcher()(parts, vectors, positive)
     for b in range(B):
         for k in range(K):
-            best = max((m for m in range(M) if own[b, m]), key=lambda m: float(match.similarity[b, k, m].detach()))
+            best = max((m for m in range(M) if positive[b, m]), key=lambda m: float(match.similarity[b, k, m].detach()))
             assert chosen(match)[b, k] == best
             assert match.score[b, k] == match.similarity[b, k, best]
 
 
-def test_nearest_does_not_depend_on_chance(parts, vectors, own):
+def test_nearest_does_not_depend_on_chance(parts, vectors, positive):
     layer = matcher()
-    assert torch.equal(layer(parts, vectors, own).choice, layer(parts, vectors, own).choice)
+    assert torch.equal(layer(parts, vectors, positive).choice, layer(parts, vectors, positive).choice)
 
 
-def test_random_stays_within_own_attributes_and_varies(parts, vectors, own):
+def test_random_stays_within_positive_attributes_and_varies(parts, vectors, positive):
     layer = matcher(choice="random")
-    draws = torch.stack([chosen(layer(parts, vectors, own)) for _ in range(60)])
+    draws = torch.stack([chosen(layer(parts, vectors, positive)) for _ in range(60)])
     for b in range(B):
         for k in range(K):
-            assert set(draws[:, b, k].tolist()) == set(own[b].nonzero().flatten().tolist())
+            assert set(draws[:, b, k].tolist()) == set(positive[b].nonzero().flatten().tolist())
 
 
-def test_other_stays_outside_the_own_attributes(parts, vectors, own):
+def test_other_stays_outside_the_positive_attributes(parts, vectors, positive):
     layer = matcher(choice="other")
     for _ in range(20):
-        picked = chosen(layer(parts, vectors, own))
-        assert not own.gather(1, picked).any()
+        picked = chosen(layer(parts, vectors, positive))
+        assert not positive.gather(1, picked).any()
 
 
 @pytest.mark.parametrize("arguments", [{}, {"balance": 3}, {"gumbel": True}, {"choice": "random"}])
-def test_choice_is_one_hot_among_own_attributes(parts, vectors, own, arguments):
-    choice = matcher(**arguments)(parts, vectors, own).choice
+def test_choice_is_one_hot_among_positive_attributes(parts, vectors, positive, arguments):
+    choice = matcher(**arguments)(parts, vectors, positive).choice
     assert ((choice == 0) | (choice == 1)).all()
     assert (choice.sum(dim=-1) == 1).all()
-    assert (choice * ~own.unsqueeze(1)).sum() == 0
+    assert (choice * ~positive.unsqueeze(1)).sum() == 0
 
 
 @pytest.mark.parametrize("arguments", [{}, {"balance": 3}, {"gumbel": True}])
-def test_gradient_passes_straight_through_the_choice(parts, vectors, own, arguments):
+def test_gradient_passes_straight_through_the_choice(parts, vectors, positive, arguments):
     layer = matcher(**arguments)
-    match = layer(parts.requires_grad_(), vectors, own)
+    match = layer(parts.requires_grad_(), vectors, positive)
     (match.choice * torch.rand(B, K, M)).sum().backward()
     assert parts.grad.abs().sum() > 0
     for name, parameter in layer.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_straight_through_gradient_is_that_of_the_softmax(parts, vectors, own):
+def test_straight_through_gradient_is_that_of_the_softmax(parts, vectors, positive):
     layer, weight = matcher(temperature=0.5), torch.rand(B, K, M)
-    (layer(parts, vectors, own).choice * weight).sum().backward()
+    (layer(parts, vectors, positive).choice * weight).sum().backward()
     got = layer.attribute.weight.grad.clone()
     layer.zero_grad()
-    logits = (layer.similarity(parts, vectors) / 0.5).masked_fill(~own.unsqueeze(1), -torch.inf)
+    logits = (layer.similarity(parts, vectors) / 0.5).masked_fill(~positive.unsqueeze(1), -torch.inf)
     (logits.softmax(dim=-1) * weight).sum().backward()
     torch.testing.assert_close(got, layer.attribute.weight.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_gumbel_varies_in_training_only(parts, vectors, own):
+def test_gumbel_varies_in_training_only(parts, vectors, positive):
     layer = matcher(gumbel=True, temperature=1.0)
-    draws = torch.stack([chosen(layer(parts, vectors, own)) for _ in range(40)])
+    draws = torch.stack([chosen(layer(parts, vectors, positive)) for _ in range(40)])
     assert (draws != draws[0]).any()
     layer.eval()
-    assert torch.equal(layer(parts, vectors, own).choice, matcher_like(layer)(parts, vectors, own).choice)
+    assert torch.equal(layer(parts, vectors, positive).choice, matcher_like(layer)(parts, vectors, positive).choice)
 
 
 def matcher_like(layer):
@@ -118,21 +127,21 @@ def matcher_like(layer):
 
 def test_balancing_spreads_parts_over_attributes(vectors):
     parts = torch.randn(1, 1, D).expand(1, 6, D) + 0.01 * torch.randn(1, 6, D)  # six parts that look the same
-    own = torch.ones(1, M, dtype=torch.bool)
+    positive = torch.ones(1, M, dtype=torch.bool)
     greedy, balanced = matcher(), matcher(balance=10)
     balanced.load_state_dict(greedy.state_dict())
-    assert chosen(greedy(parts, vectors, own)).unique().numel() == 1
+    assert chosen(greedy(parts, vectors, positive)).unique().numel() == 1
     soft = {}
     for steps in (0, 10):
-        allowed = own.unsqueeze(1).expand(1, 6, M)
+        allowed = positive.unsqueeze(1).expand(1, 6, M)
         logits = sinkhorn(greedy.similarity(parts, vectors) / 0.1, allowed, steps)
         soft[steps] = logits.softmax(dim=-1).sum(dim=1)
     assert soft[10].amax() < 0.5 * soft[0].amax()
-    assert chosen(balanced(parts, vectors, own)).unique().numel() >= 2
+    assert chosen(balanced(parts, vectors, positive)).unique().numel() >= 2
 
 
-def test_sinkhorn_never_allows_what_is_not_allowed(own):
-    allowed = own.unsqueeze(1).expand(B, K, M)
+def test_sinkhorn_never_allows_what_is_not_allowed(positive):
+    allowed = positive.unsqueeze(1).expand(B, K, M)
     logits = sinkhorn(torch.randn(B, K, M).masked_fill(~allowed, -1e4), allowed, 5)
     assert (logits.softmax(dim=-1)[~allowed] == 0).all()
 
@@ -230,8 +239,8 @@ def test_without_a_background_column_all_patches_may_be_replaced(vectors):
     assert (weight == 1).all()
 
 
-def test_replacement_passes_gradients_on(parts, vectors, own):
-    match = matcher()(parts, vectors, own)
+def test_replacement_passes_gradients_on(parts, vectors, positive):
+    match = matcher()(parts, vectors, positive)
     patches = torch.randn(B, N, D, requires_grad=True)
     assignment = torch.randn(B, N, K + 1, requires_grad=True)
     layer = AttributeReplacement(D, V)
@@ -253,8 +262,8 @@ def test_part_that_an_image_does_not_show_is_not_replaced(vectors):
 
 
 def test_other_attributes_of_a_class_that_has_all_are_any(parts, vectors):
-    own = torch.ones(B, M, dtype=torch.bool)
-    drawn = torch.stack([chosen(matcher(choice="other")(parts, vectors, own)) for _ in range(20)])
+    positive = torch.ones(B, M, dtype=torch.bool)
+    drawn = torch.stack([chosen(matcher(choice="other")(parts, vectors, positive)) for _ in range(20)])
     assert drawn.unique().numel() > 2
 
 
@@ -295,3 +304,37 @@ def test_a_random_part_responds_for_all_attributes_of_an_image(vectors):
     which = torch.cdist(found, expected).argmin(dim=1)
     torch.testing.assert_close(found, expected[which])
     assert 60 < which.sum() < 140
+
+
+def test_relative_strengths_by_hand():
+    """The last two classes do not train; the first attribute is everybody's and so tells nothing."""
+    table = torch.tensor([[0.9, 0.8, 0.0], [0.9, 0.2, 0.4], [1.0, 0.5, 1.0], [0.9, 0.1, 0.0]])
+    found = relative_strengths(table, torch.tensor([0, 1]))
+    expected = [[0.0, 0.3, 0.0], [0.0, 0.0, 0.2], [0.1, 0.0, 0.8], [0.9, 0.1, 0.0]]  # the last has more of nothing
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_positive_attributes_by_hand():
+    table = torch.tensor([[0.9, 0.5, 0.4, 0.0], [0.1, 0.02, 0.06, 0.05]])
+    assert positive_attributes(table, 0.5).tolist() == [
+        [True, True, False, False],
+        [True, False, True, True],
+    ]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0, 2.0])
+def test_positive_attributes_are_never_empty(threshold):
+    table = torch.rand(20, 6)
+    table[3] = 0
+    assert positive_attributes(table, threshold).any(dim=-1).all()
+
+
+def test_attributes_without_strength_are_not_positive():
+    positive = positive_attributes(torch.tensor([[1.0, 0.0, 0.3]]), 0.0)
+    assert positive.tolist() == [[True, False, True]]
+
+
+def test_positive_attributes_shrink_as_the_threshold_rises():
+    table = torch.rand(10, 8)
+    counts = [int(positive_attributes(table, threshold).sum()) for threshold in (0, 0.3, 0.6, 0.9)]
+    assert counts == sorted(counts, reverse=True)

@@ -120,7 +120,7 @@ def test_a_head_starts_from_what_lies_beside_the_features():
     features, targets = images()
     layer = fitted()
     head = HashHead(D + C, 8)
-    head.initialise(features, within_class_whitening(features, targets), beside=layer(features))
+    head.initialise(features, within_class_whitening(features, targets), auxiliary=layer(features))
     white = features @ within_class_whitening(features, targets)
     white /= (white - white.mean(dim=0)).norm(dim=1).mean()
     both = torch.cat([white, layer(features)], dim=1)

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from razh.layers.regression import AttributeRegressor, ridge
+from razh.layers.regression import AttributeRegressor, attribute_regression_loss, ridge
 
 
 def test_ridge_of_one_feature_by_hand():
@@ -41,3 +43,11 @@ def test_loss_by_kind():
     torch.testing.assert_close(squared.loss(features, strength), F.mse_loss(squared(features), strength))
     expected = F.binary_cross_entropy(crossed(features), strength)
     torch.testing.assert_close(crossed.loss(features, strength), expected)
+
+
+def test_attribute_regression_by_hand():
+    scores, strength = torch.tensor([[0.2, 0.0]]), torch.tensor([[0.5, 1.0]])
+    assert attribute_regression_loss(scores, strength).item() == pytest.approx((0.09 + 1.0) / 2)
+    share = 1 / (1 + math.exp(-0.2))
+    crossed = (-0.5 * math.log(share) - 0.5 * math.log(1 - share) + math.log(2)) / 2
+    assert attribute_regression_loss(scores, strength, "bce").item() == pytest.approx(crossed, abs=1e-6)

@@ -9,26 +9,26 @@ from razh.losses import attributes
 
 def test_alignment_by_hand():
     similarity = torch.tensor([[[0.2, 0.1, -0.3]]])
-    strength, own = torch.tensor([[0.8, 0.4, 0.1]]), torch.tensor([[True, True, False]])
+    strength, positive = torch.tensor([[0.8, 0.4, 0.1]]), torch.tensor([[True, True, False]])
     exponentials = [math.exp(s / 0.5) for s in (0.2, 0.1, -0.3)]
     expected = -math.log((exponentials[0] + 0.5 * exponentials[1]) / sum(exponentials))
-    loss = attributes.alignment_loss(similarity, strength, own, temperature=0.5)
+    loss = attributes.alignment_loss(similarity, strength, positive, temperature=0.5)
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_alignment_is_zero_at_its_ideal_point():
-    own = torch.tensor([[True, False, False]])
+    positive = torch.tensor([[True, False, False]])
     strength = torch.tensor([[0.6, 0.2, 0.0]])
     ideal = torch.tensor([[[1.0, -1.0, -1.0]]])
-    assert attributes.alignment_loss(ideal, strength, own, temperature=0.02).item() == pytest.approx(0, abs=1e-6)
+    assert attributes.alignment_loss(ideal, strength, positive, temperature=0.02).item() == pytest.approx(0, abs=1e-6)
     everything = torch.ones(1, 3, dtype=torch.bool)
     assert attributes.alignment_loss(torch.randn(1, 4, 3), torch.ones(1, 3), everything).item() < 1e-6
 
 
-def test_alignment_falls_as_a_part_nears_an_own_attribute():
-    own, strength = torch.tensor([[True, False]]), torch.tensor([[1.0, 0.0]])
+def test_alignment_falls_as_a_part_nears_a_positive_attribute():
+    positive, strength = torch.tensor([[True, False]]), torch.tensor([[1.0, 0.0]])
     losses = [
-        float(attributes.alignment_loss(torch.tensor([[[cosine, 0.0]]]), strength, own))
+        float(attributes.alignment_loss(torch.tensor([[[cosine, 0.0]]]), strength, positive))
         for cosine in (-1.0, -0.2, 0.0, 0.3, 1.0)
     ]
     assert losses == sorted(losses, reverse=True)
@@ -36,9 +36,9 @@ def test_alignment_falls_as_a_part_nears_an_own_attribute():
 
 
 def test_alignment_prefers_the_stronger_attribute():
-    own, strength = torch.tensor([[True, True]]), torch.tensor([[1.0, 0.2]])
-    strong = attributes.alignment_loss(torch.tensor([[[1.0, 0.0]]]), strength, own)
-    weak = attributes.alignment_loss(torch.tensor([[[0.0, 1.0]]]), strength, own)
+    positive, strength = torch.tensor([[True, True]]), torch.tensor([[1.0, 0.2]])
+    strong = attributes.alignment_loss(torch.tensor([[[1.0, 0.0]]]), strength, positive)
+    weak = attributes.alignment_loss(torch.tensor([[[0.0, 1.0]]]), strength, positive)
     assert strong < weak
 
 
@@ -61,49 +61,10 @@ def test_prototypes_are_centred_on_training_classes_only():
     torch.testing.assert_close(table - prototypes, (table[0] + table[2] + table[3]).expand(5, 4) / 3)
 
 
-def test_relative_strengths_by_hand():
-    """The last two classes do not train; the first attribute is everybody's and so tells nothing."""
-    table = torch.tensor([[0.9, 0.8, 0.0], [0.9, 0.2, 0.4], [1.0, 0.5, 1.0], [0.9, 0.1, 0.0]])
-    found = attributes.relative_strengths(table, torch.tensor([0, 1]))
-    expected = [[0.0, 0.3, 0.0], [0.0, 0.0, 0.2], [0.1, 0.0, 0.8], [0.9, 0.1, 0.0]]  # the last has more of nothing
-    torch.testing.assert_close(found, torch.tensor(expected))
-
-
-def test_own_attributes_by_hand():
-    table = torch.tensor([[0.9, 0.5, 0.4, 0.0], [0.1, 0.02, 0.06, 0.05]])
-    assert attributes.own_attributes(table, 0.5).tolist() == [[True, True, False, False], [True, False, True, True]]
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0, 2.0])
-def test_own_attributes_are_never_empty(threshold):
-    table = torch.rand(20, 6)
-    table[3] = 0
-    assert attributes.own_attributes(table, threshold).any(dim=-1).all()
-
-
-def test_own_attributes_without_strength_are_not_own():
-    own = attributes.own_attributes(torch.tensor([[1.0, 0.0, 0.3]]), 0.0)
-    assert own.tolist() == [[True, False, True]]
-
-
-def test_own_attributes_shrink_as_the_threshold_rises():
-    table = torch.rand(10, 8)
-    counts = [int(attributes.own_attributes(table, threshold).sum()) for threshold in (0, 0.3, 0.6, 0.9)]
-    assert counts == sorted(counts, reverse=True)
-
-
 def test_masked_mean():
     error, weight = torch.tensor([[1.0, 5.0], [3.0, 7.0]]), torch.tensor([[1.0, 0.0], [0.5, 0.0]])
     assert attributes.masked_mean(error, weight).item() == pytest.approx((1 + 1.5) / 1.5)
     assert attributes.masked_mean(error, torch.zeros(2, 2)) == 0
-
-
-def test_attribute_regression_by_hand():
-    scores, strength = torch.tensor([[0.2, 0.0]]), torch.tensor([[0.5, 1.0]])
-    assert attributes.attribute_regression_loss(scores, strength).item() == pytest.approx((0.09 + 1.0) / 2)
-    share = 1 / (1 + math.exp(-0.2))
-    crossed = (-0.5 * math.log(share) - 0.5 * math.log(1 - share) + math.log(2)) / 2
-    assert attributes.attribute_regression_loss(scores, strength, "bce").item() == pytest.approx(crossed, abs=1e-6)
 
 
 def test_semantic_ranking_by_hand():

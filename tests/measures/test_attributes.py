@@ -76,7 +76,7 @@ def test_accuracy_by_hand():
     accuracy = attribute_accuracy(np.array([3, 1, 1]), right)
     assert accuracy.value == pytest.approx(2 / 3)
     assert accuracy.chance == pytest.approx(5 / 12)
-    assert accuracy.shuffled == pytest.approx((1 / 3 + 1 / 3 + 1 / 3) / 3)
+    assert accuracy.permuted == pytest.approx((1 / 3 + 1 / 3 + 1 / 3) / 3)
     assert accuracy.count == 3
 
 
@@ -84,7 +84,7 @@ def test_an_attribute_that_all_have_is_worth_nothing():
     right = np.zeros((50, 9), dtype=bool)
     right[:, 4] = True
     accuracy = attribute_accuracy(np.full(50, 4), right)
-    assert accuracy.value == accuracy.shuffled == 1
+    assert accuracy.value == accuracy.permuted == 1
     assert accuracy.chance == pytest.approx(1 / 9)
 
 

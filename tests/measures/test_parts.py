@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from datamodules.synthetic import SyntheticDataModule
+from razh.datamodules.synthetic.data import SyntheticDataModule
 from razh.measures.parts import (
     adjusted_rand_index,
     contingency,
@@ -13,9 +13,12 @@ from razh.measures.parts import (
     foreground_overlap,
     hard_parts,
     matched_overlap,
+    near_points,
     normalised_mutual_information,
+    on_masks,
     part_pixels,
     parts_at,
+    point,
 )
 
 PARTS = 6
@@ -133,3 +136,33 @@ def test_mirroring():
     everywhere, foreground = flip_agreement(np.full((1, 4), -1), np.full((1, 4), -1), (1, 4))
     assert everywhere == 1
     assert np.isnan(foreground)
+
+
+def test_pointing_looks_where_the_strongest_patch_lies():
+    assignment = torch.zeros(2, 4, 3)
+    assignment[0, 1, 0] = assignment[0, 2, 1] = assignment[1, 3, 0] = 1.0
+    right = np.zeros((2, 2, 4), dtype=bool)
+    right[0, 0, 1] = right[0, 1, :2] = right[1, 0, 0] = True  # part 1 is not seen in image 1
+    found = point(assignment, right, np.array([[True, False], [False, True]]))
+    np.testing.assert_array_equal(found.hit, [[1, 0], [0, np.nan]])
+    rates = found.rates()
+    np.testing.assert_allclose(rates["pointing"], [0.5, 0.0])
+    np.testing.assert_allclose(rates["pointing_chance"], [0.25, 0.5])
+    np.testing.assert_allclose(rates["pointing_centre"], [0.5, 0.0])
+
+
+def test_patches_near_a_visible_point_are_right():
+    points = np.array([[[25, 25, 1], [75, 75, 0], [75, 25, 1]]], dtype=np.float32)
+    right, centre = near_points(points, [(0,), (1,), (0, 2), ()], (2, 2), 100, radius=0.1)
+    assert right.tolist() == [[[True, False, False, False], [False] * 4, [True, True, False, False], [False] * 4]]
+    assert not centre.any()
+    assert near_points(points, [(0,)], (2, 2), 100, radius=0.4)[1].all()
+
+
+def test_patches_on_a_mask_are_right():
+    masks = np.full((1, 4, 4), -1)
+    masks[0, :2, 2:] = 0
+    masks[0, 2:] = 1
+    right, centre = on_masks(masks, [(0,), (1,)], (2, 2))
+    assert right.tolist() == [[[False, True, False, False], [False, False, True, True]]]
+    assert centre.tolist() == [[False, True]]

@@ -387,13 +387,6 @@ def test_hashnet_codes_do_not_depend_on_the_slope(make_method, make_batch):
     torch.testing.assert_close(method.hash_logits(batch), before)
 
 
-@pytest.mark.parametrize("wrong", [{"stages": 0}, {"last": 0.5}])
-def test_hashnet_refuses_a_continuation_that_is_none(make_method, wrong):
-    name, value = next(iter(wrong.items()))
-    with pytest.raises(ValueError, match=f"model.{name}={value}"):
-        make_method(HashNet, **wrong)
-
-
 def test_adsh_needs_three_classes(make_method):
     with pytest.raises(ValueError, match="at least 3 training classes, got 2"):
         make_method(ADSH, train_classes=torch.tensor([0, 3]))

@@ -53,8 +53,3 @@ def test_semantic_term_cannot_tell_a_shift_of_all_attributes(make_method, make_b
     projected = method.semantic(method.hash_logits(batch).tanh())
     scores = projected @ facts["class_attributes"][[0, 1, 3, 4]].T
     torch.testing.assert_close(method.losses(batch)["semantic"], F.cross_entropy(scores, method.targets(batch)))
-
-
-def test_stages_must_be_there(make_method):
-    with pytest.raises(ValueError, match="stages=0 must be at least 1"):
-        make_method(PSDZH, stages=0)

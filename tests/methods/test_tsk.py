@@ -114,9 +114,3 @@ def test_trains_nothing(make_method, make_batch):
     assert method.losses(make_batch()) == {}
     assert method.training_step(make_batch(), 0) is None
     assert method.configure_optimizers() is None
-
-
-@pytest.mark.parametrize(("argument", "value"), [("anchors", 0), ("bandwidth", 0.0)])
-def test_bad_arguments_are_named(make_method, argument, value):
-    with pytest.raises(ValueError, match=f"{argument}={value} must be"):
-        make_method(TSK, **{argument: value})

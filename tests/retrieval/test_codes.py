@@ -22,6 +22,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
         query_index=np.array([7, 3, 100, 5]),
         database_index=np.arange(9),
         unseen_classes=(1, 2),
+        validation_classes=(0,),
         class_names=("auk", "bee-eater", "crow"),
         fingerprint="ab" * 32,
         protocol="ps",
@@ -31,7 +32,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     loaded = Codes.load(path)
     for name in ("query_codes", "database_codes", "query_labels", "database_labels", "query_index", "database_index"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(codes, name))
-    for name in ("bits", "unseen_classes", "class_names", "fingerprint", "protocol"):
+    for name in ("bits", "unseen_classes", "validation_classes", "class_names", "fingerprint", "protocol"):
         assert getattr(loaded, name) == getattr(codes, name)
     assert [file.name for file in path.parent.iterdir()] == ["codes.npz"]
 
@@ -44,6 +45,19 @@ def test_what_is_unknown_stays_unknown(tmp_path):
     assert (loaded.class_names, loaded.fingerprint, loaded.protocol) == ((), "", "")
     make(unseen_classes=()).save(tmp_path / "b.npz")
     assert Codes.load(tmp_path / "b.npz").unseen_classes == ()
+    assert Codes.load(tmp_path / "b.npz").validation_classes is None
+    make(unseen_classes=(2,), validation_classes=()).save(tmp_path / "c.npz")
+    assert Codes.load(tmp_path / "c.npz").validation_classes == ()
+
+
+@pytest.mark.parametrize(
+    ("unseen", "message"),
+    [((1, 2), "validation_classes holds 2, which is one of unseen"), (None, "needs unseen_classes")],
+)
+def test_validation_classes_are_seen_ones(unseen, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make(unseen_classes=unseen, validation_classes=(0, 2))
+    assert "\n" not in str(error.value)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -81,6 +95,9 @@ def test_arrays_cannot_be_changed():
         ({"bits": 9}, "has padding bits that are 1"),
         ({"query_labels": np.zeros(3, int)}, "query_labels has 3 rows but query_codes 4"),
         ({"query_labels": np.zeros(4)}, "query_labels has shape"),
+        ({"query_labels": np.full(4, -1)}, "class ids begin at 0"),
+        ({"query_labels": np.zeros(4, "m8[s]")}, "query_labels has shape"),
+        ({"query_index": np.arange(4) + 0j, "database_index": np.arange(9)}, "query_index has shape"),
         ({"query_labels": np.zeros((4, 2), int)}, "both must be class ids"),
         ({"query_index": np.arange(4)}, "database_index is missing"),
         ({"query_index": np.zeros(4, int), "database_index": np.arange(9)}, "remove the duplicates"),
@@ -128,6 +145,14 @@ def test_a_missing_damaged_or_foreign_file_is_named(tmp_path):
     (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
     with pytest.raises(ValueError, match=r"it is no .npz.*name arrays of other files one by one"):
         Codes.load(tmp_path / "array.npz")
+
+
+def test_arrays_of_different_lengths_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    arrays = {"query_codes": np.zeros((9, 2), np.uint8), "query_labels": np.zeros(4, int), "bits": np.array(12)}
+    np.savez(tmp_path / "a.npz", **arrays, database_codes=arrays["query_codes"], database_labels=np.zeros(9, int))
+    monkeypatch.setattr("razh.support.files.ArrayFile.read", lambda *_: pytest.fail("was read"))
+    with pytest.raises(ValueError, match="query_codes has 9 rows, query_labels has 4 rows"):
+        Codes.load(tmp_path / "a.npz")
 
 
 def test_one_set_of_codes_is_searched_in_itself(tmp_path):

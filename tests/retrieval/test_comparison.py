@@ -84,6 +84,10 @@ def test_different_queries_databases_or_splits_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             check_same_queries(base, Codes(**(same | change), bits=8))
+    groups = [Codes(**same, bits=8, unseen_classes=(0,), validation_classes=held) for held in ((1,), (2,), None)]
+    with pytest.raises(ValueError, match="validation_classes differ"):
+        check_same_queries(*groups[:2])
+    check_same_queries(*groups[1:])  # one file does not say
 
 
 @pytest.fixture

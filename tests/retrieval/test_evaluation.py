@@ -7,8 +7,10 @@ import pytest
 from razh.retrieval import evaluation, metrics
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Settings, combine, evaluate, measure, retrieval_tasks, summarise
-from razh.retrieval.hamming import histogram
+from razh.retrieval.hamming import distances, histogram
 from razh.retrieval.packing import pack
+from razh.retrieval.report import comparison_table, table
+from razh.retrieval.tasks import retrieval_task
 
 UNSEEN = (3, 4)
 
@@ -43,13 +45,13 @@ def slow_expected_map(query, query_labels, database, database_labels, own):
     values = []
     for code, label, row in zip(query, query_labels, own, strict=True):
         kept = [g for g in range(len(database)) if g != row]
-        hist = histogram(code[None], database[kept], np.array([label]), database_labels[kept], 10, route="numpy")
+        hist = histogram(code[None], database[kept], np.array([label]), database_labels[kept], 10, backend="numpy")
         values.append(metrics.average_precision(hist)[0])
     return float(np.mean(values))
 
 
 def test_the_keys_that_are_logged():
-    found = evaluate(make()).metrics
+    found = evaluate(make(), cutoffs=(20, 5000)).metrics
     needed = {
         "test/unseen/map",
         "test/unseen/map_worst",
@@ -57,9 +59,14 @@ def test_the_keys_that_are_logged():
         "test/seen/map",
         "test/harmonic/map",
         "test/zsl/map",
-        "test/unseen/map@5000",
-        "test/unseen/map@5000/all",
+        "test/unseen/map@20",
+        "test/unseen/map@20/all",
+        "test/unseen/precision@1",
+        "test/unseen/precision@10",
         "test/unseen/precision@100",
+        "test/unseen/precision@100_ceiling",
+        "test/unseen/precision@100_chance",
+        "test/unseen/success@radius2",
         "test/unseen/precision@radius2",
         "test/unseen/chance",
         "codes/bit_balance",
@@ -69,6 +76,49 @@ def test_the_keys_that_are_logged():
     assert needed <= set(found)
     assert all(isinstance(value, float) for value in found.values())
     assert found["test/unseen/map_worst"] <= found["test/unseen/map"] <= found["test/unseen/map_best"]
+    assert not [key for key in found if "5000" in key]  # the database has 60 items: map says it
+
+
+def test_trained_and_validation_classes_are_told_apart():
+    plain = make(overlap=3)
+    found = evaluate(make(overlap=3, validation_classes=(1,)), prefix="")
+    everything = plain.database_codes, plain.database_labels
+    for name, classes in (("validation", (1,)), ("trained", (0, 2))):
+        rows = np.flatnonzero(np.isin(plain.database_labels, classes))
+        own = plain.database_codes[rows], plain.database_labels[rows]
+        value = slow_expected_map(*own, *everything, rows)
+        assert found.metrics[f"{name}/map"] == pytest.approx(value, abs=1e-12)
+        assert found.metrics[f"{name}/queries"] == len(rows)
+        assert set(found.tasks[name].class_map) == set(classes)
+    before = evaluate(plain, prefix="")
+    shared = {key: value for key, value in found.metrics.items() if not key.startswith(("validation/", "trained/"))}
+    assert shared == before.metrics  # seen, unseen and harmonic are what they are without the groups
+    np.testing.assert_array_equal(found.tasks["seen"].values["map"], before.tasks["seen"].values["map"])
+    np.testing.assert_array_equal(found.tasks["seen"].counts, before.tasks["seen"].counts)
+    np.testing.assert_array_equal(found.tasks["seen"].precision, before.tasks["seen"].precision)
+
+
+def test_without_validation_classes_all_seen_ones_are_trained():
+    found = evaluate(make(validation_classes=()), prefix="").metrics
+    assert found["trained/map"] == found["seen/map"]
+    assert not any(key.startswith("validation/") for key in found)
+
+
+def test_groups_of_seen_queries_that_the_file_has_itself():
+    codes = make(query_classes=(0, 1, 3, 4), validation_classes=(1,))
+    tasks = {task.name: task for task in retrieval_tasks(codes)}
+    assert list(tasks) == ["unseen", "zsl", "validation", "trained"]
+    assert set(tasks["validation"].query_labels) == {1}
+    assert set(tasks["trained"].query_labels) == {0}
+    assert retrieval_task(codes, "seen").query_labels.tolist() == [c for c in codes.query_labels if c < 3]
+    assert retrieval_task(codes, "") is None
+
+
+def test_the_curve_starts_at_precision_at_1():
+    found = evaluate(make(validation_classes=(1,)), prefix="")
+    for name, task in found.tasks.items():
+        assert task.precision[0] == pytest.approx(found.metrics[f"{name}/precision@1"])
+        assert task.recall[-1] == pytest.approx(1.0)
 
 
 def test_the_tasks_equal_a_slow_evaluation_of_their_subsets():
@@ -109,7 +159,7 @@ def test_seen_queries_of_the_file_are_used_where_it_has_them():
 
 @pytest.mark.parametrize("world", [1, 2, 3, 40])
 def test_any_number_of_devices_gives_the_same_figures_to_the_last_digit(world):
-    codes = make(overlap=2)
+    codes = make(overlap=2, validation_classes=(1,))
     whole = evaluate(codes, cutoffs=(7, 5000), row_order=True)
     settings = Settings(cutoffs=(7, 5000), row_order=True)
     shares = []
@@ -132,10 +182,28 @@ def test_query_blocks_do_not_matter(monkeypatch):
     assert evaluate(codes, row_order=True).metrics == whole.metrics
 
 
-@pytest.mark.parametrize("route", ["numpy", "numba", "faiss", "torch"])
-def test_routes_give_the_same_figures_to_the_last_digit(route):
+@pytest.mark.parametrize("backend", ["numpy", "numba", "faiss", "torch"])
+def test_backends_give_the_same_figures_to_the_last_digit(backend):
     codes = make(bits=65)
-    assert evaluate(codes, route=route).metrics == evaluate(codes).metrics
+    assert evaluate(codes, backend=backend).metrics == evaluate(codes).metrics
+
+
+def test_a_metric_is_one_function_and_one_entry(monkeypatch):
+    def first_relevant(hist, settings, size):
+        """The distance of the nearest relevant item of each query."""
+        return {"first_relevant": (hist[:, :, 1:].sum(axis=2) > 0).argmax(axis=1).astype(float)}
+
+    monkeypatch.setattr(evaluation, "MEASURES", (*evaluation.MEASURES, first_relevant))
+    found = evaluate(make())
+    task = next(task for task in retrieval_tasks(make()) if task.name == "unseen")
+    near = distances(task.query_codes, task.database_codes, 10)
+    relevant = task.query_labels[:, None] == task.database_labels
+    expected = np.where(relevant, near, 99).min(axis=1).mean()
+    assert found.metrics["test/unseen/first_relevant"] == pytest.approx(expected)
+    named = {f"test/{group}/first_relevant" for group in ("unseen", "zsl")}
+    assert named <= found.metrics.keys()
+    assert named <= set(table(found.metrics, "").columns[0].cells)
+    assert named <= set(comparison_table({"CE": found}, "").columns[0].cells)
 
 
 def test_the_order_of_the_database_moves_only_the_conventional_value():
@@ -186,7 +254,7 @@ def test_class_values_average_to_the_map():
 
 def test_without_unseen_classes_the_keys_are_plain():
     found = evaluate(make(unseen_classes=None), prefix="")
-    assert {"map", "map_worst", "map_best", "chance", "map@5000"} <= set(found.metrics)
+    assert {"map", "map_worst", "map_best", "chance", "precision@10"} <= set(found.metrics)
     assert not any(key.startswith(("unseen", "seen", "zsl")) for key in found.metrics)
 
 
@@ -222,7 +290,8 @@ def test_the_result_is_plain_json():
     assert content["bits"] == 10
     assert set(content["tasks"]["unseen"]["class_map"]) == {"d", "e"}
     assert len(content["tasks"]["unseen"]["query_ap"]) == 17
-    assert len(content["tasks"]["unseen"]["radius_curve"]["recall"]) == 11
+    curve = content["tasks"]["unseen"]["curve"]
+    assert len(curve["ranks"]) == len(curve["precision"]) == len(curve["recall"]) > 11
     distances = content["tasks"]["unseen"]["distances"]
     assert len(distances["same_class"]) == len(distances["other_class"]) == 11
     pairs = sum(distances["same_class"]) + sum(distances["other_class"])

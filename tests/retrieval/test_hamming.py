@@ -1,4 +1,4 @@
-import builtins
+import importlib
 import sys
 from types import SimpleNamespace
 
@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from razh.retrieval import counting, hamming, kernels
-from razh.retrieval.hamming import choose_route, distances, grades, histogram, rank
-from razh.retrieval.kernels import import_compiled
+from razh.retrieval import backends, hamming
+from razh.retrieval.backends import blocks, choose_backend, faiss, kernels
+from razh.retrieval.hamming import distances, grades, histogram, rank
 from razh.retrieval.packing import pack
 
 LENGTHS = (1, 7, 8, 12, 64, 65, 1024)
-ROUTES = ("numpy", "numba", "faiss", "torch")
+BACKENDS = ("numpy", "numba", "faiss", "torch")
 
 
 def random_codes(rng, rows, bits):
@@ -41,40 +41,40 @@ def slow_histogram(query, database, query_labels, database_labels, bits, levels=
 
 
 @pytest.mark.parametrize("bits", LENGTHS)
-def test_distances_agree_with_a_double_loop_on_every_route(bits):
+def test_distances_agree_with_a_double_loop_on_every_backend(bits):
     rng = np.random.default_rng(bits)
     query, database = random_codes(rng, 5, bits), random_codes(rng, 17, bits)
     expected = slow_distances(query, database)
-    for route in ROUTES:
-        result = distances(query, database, bits, route=route)
+    for backend in BACKENDS:
+        result = distances(query, database, bits, backend=backend)
         assert result.dtype == (np.uint8 if bits < 256 else np.uint16)
         np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("bits", LENGTHS)
-def test_histograms_agree_with_a_double_loop_on_every_route(bits):
+def test_histograms_agree_with_a_double_loop_on_every_backend(bits):
     rng = np.random.default_rng(bits)
     query, database = random_codes(rng, 14, bits), random_codes(rng, 23, bits)
     labels = rng.integers(-1, 4, 14), rng.integers(0, 6, 23)
     exclude = rng.integers(-1, 23, 14)
     expected = slow_histogram(query, database, *labels, bits, exclude=exclude)
-    for route in ROUTES:
-        counts = histogram(query, database, *labels, bits, exclude=exclude, route=route)
+    for backend in BACKENDS:
+        counts = histogram(query, database, *labels, bits, exclude=exclude, backend=backend)
         assert counts.dtype == np.int64
         np.testing.assert_array_equal(counts, expected)
 
 
 @pytest.mark.parametrize("graded", [False, True])
 @pytest.mark.parametrize("bits", [7, 64, 300])
-def test_multi_label_histograms_agree_with_a_double_loop_on_every_route(bits, graded):
+def test_multi_label_histograms_agree_with_a_double_loop_on_every_backend(bits, graded):
     rng = np.random.default_rng(bits)
     query, database = random_codes(rng, 14, bits), random_codes(rng, 23, bits)
     labels = (rng.random((14, 6)) < 0.4).astype(np.uint8), (rng.random((23, 6)) < 0.4).astype(np.uint8)
     exclude = rng.integers(-1, 23, 14)
     levels = 1 + int(labels[1].sum(axis=1).max()) if graded else 2
     expected = slow_histogram(query, database, *labels, bits, levels, exclude)
-    for route in ROUTES:
-        counts = histogram(query, database, *labels, bits, exclude=exclude, graded=graded, route=route)
+    for backend in BACKENDS:
+        counts = histogram(query, database, *labels, bits, exclude=exclude, graded=graded, backend=backend)
         np.testing.assert_array_equal(counts, expected)
 
 
@@ -82,10 +82,10 @@ def test_a_surrounding_autocast_changes_nothing():
     rng = np.random.default_rng(11)
     query, database = random_codes(rng, 5, 1024), random_codes(rng, 40, 1024)
     labels = np.ones((5, 400), np.uint8), (rng.random((40, 400)) < 0.9).astype(np.uint8)
-    expected = histogram(query, database, *labels, 1024, graded=True, route="numpy")
+    expected = histogram(query, database, *labels, 1024, graded=True, backend="numpy")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for route in ROUTES:
-            counts = histogram(query, database, *labels, 1024, graded=True, route=route)
+        for backend in BACKENDS:
+            counts = histogram(query, database, *labels, 1024, graded=True, backend=backend)
             np.testing.assert_array_equal(counts, expected)
     assert expected[:, :, 257:].sum() == 200
 
@@ -107,19 +107,19 @@ def test_long_and_short_class_slices_and_many_database_parts(classes, bits, monk
     rng = np.random.default_rng(0)
     query, database = random_codes(rng, 31, bits), random_codes(rng, 9000, bits)
     left, right = rng.integers(0, classes, 31), rng.integers(0, classes, 9000)
-    near = distances(query, database, bits, route="torch")
+    near = distances(query, database, bits, backend="torch")
     expected = np.zeros((31, bits + 1, 2), dtype=np.int64)
     for row in range(31):
         expected[row, :, 1] = np.bincount(near[row][right == left[row]], minlength=bits + 1)
         expected[row, :, 0] = np.bincount(near[row][right != left[row]], minlength=bits + 1)
     monkeypatch.setattr(kernels, "DATABASE_CHUNK", 4000)
-    monkeypatch.setattr(counting, "SLICE_PAIRS", 100)
-    for route in ROUTES:
-        np.testing.assert_array_equal(histogram(query, database, left, right, bits, route=route), expected)
+    monkeypatch.setattr(blocks, "SLICE_PAIRS", 100)
+    for backend in BACKENDS:
+        np.testing.assert_array_equal(histogram(query, database, left, right, bits, backend=backend), expected)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        np.testing.assert_array_equal(histogram(query, database, left, right, bits, route="numpy"), expected)
+        np.testing.assert_array_equal(histogram(query, database, left, right, bits, backend="numpy"), expected)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -133,11 +133,11 @@ def test_long_and_short_class_slices_and_many_database_parts(classes, bits, monk
     classes=st.integers(1, 6),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_routes_agree_and_every_item_is_counted_once(bits, queries, items, classes, seed):
+def test_backends_agree_and_every_item_is_counted_once(bits, queries, items, classes, seed):
     rng = np.random.default_rng(seed)
     query, database = random_codes(rng, queries, bits), random_codes(rng, items, bits)
     labels = rng.integers(0, classes, queries), rng.integers(0, classes, items)
-    first, *others = (histogram(query, database, *labels, bits, route=route) for route in ROUTES)
+    first, *others = (histogram(query, database, *labels, bits, backend=backend) for backend in BACKENDS)
     for other in others:
         np.testing.assert_array_equal(first, other)
     assert (first.sum(axis=(1, 2)) == items).all()
@@ -174,8 +174,8 @@ def test_ranked_lists_are_in_the_order_of_distance_and_row(bits, k):
     query, database = random_codes(rng, 6, bits), random_codes(rng, 30, bits)
     near = slow_distances(query, database)
     expected = [sorted(range(30), key=lambda g, q=q: (near[q][g], g))[:k] for q in range(6)]
-    for route in ROUTES:
-        found, rows = rank(query, database, bits, k, route=route)
+    for backend in BACKENDS:
+        found, rows = rank(query, database, bits, k, backend=backend)
         np.testing.assert_array_equal(rows, expected)
         np.testing.assert_array_equal(found, np.take_along_axis(near, np.array(expected), axis=1))
 
@@ -184,7 +184,7 @@ def test_ties_at_the_end_of_a_gpu_list_are_settled_by_row():
     """A GPU may select any items at the last distance; the lowest rows must take their place."""
     rng = np.random.default_rng(5)
     query, database = random_codes(rng, 4, 5), random_codes(rng, 60, 5)
-    expected_near, expected_rows = rank(query, database, 5, 12, route="numpy")
+    expected_near, expected_rows = rank(query, database, 5, 12, backend="numpy")
     every = distances(query, database, 5)
     near, rows = expected_near.copy(), expected_rows.copy()
     for q in range(4):
@@ -193,67 +193,67 @@ def test_ties_at_the_end_of_a_gpu_list_are_settled_by_row():
         rows[q, cut:] = tied[::-1][: 12 - cut]
         shuffle = rng.permutation(12)
         near[q], rows[q] = near[q, shuffle], rows[q, shuffle]
-    hamming._settle_ties(near, rows, query, database, 5)
+    faiss._settle_ties(near, rows, query, database, 5)
     np.testing.assert_array_equal(near, expected_near)
     np.testing.assert_array_equal(rows, expected_rows)
 
 
+def without(monkeypatch, package):
+    monkeypatch.delitem(sys.modules, f"razh.retrieval.backends.{package}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+
+
 def test_auto_takes_the_gpu_then_numba_for_much_then_faiss_then_numpy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_route(pairs=10**12) == "torch"
+    assert choose_backend(pairs=10**12) == "torch"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.delitem(sys.modules, kernels.COMPILED, raising=False)
-    assert choose_route(pairs=35_000_000) == "faiss"  # starting numba would take longer
-    assert kernels.COMPILED not in sys.modules
-    assert choose_route(pairs=kernels.COMPILED_PAIRS) == "numba"
-    assert choose_route(pairs=35_000_000) == "numba"  # it is loaded now
-    assert choose_route() == "faiss"
-    monkeypatch.setattr(kernels, "import_compiled", lambda: (_ for _ in ()).throw(ImportError("numba")))
-    assert choose_route(pairs=10**12) == "faiss"
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    real = builtins.__import__
-
-    def fail(name, *args, **kwargs):
-        if name == "faiss":
-            raise ModuleNotFoundError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", fail)
-    assert choose_route() == "numpy"
+    monkeypatch.delitem(sys.modules, "razh.retrieval.backends.numba", raising=False)
+    assert choose_backend(pairs=35_000_000) == "faiss"  # starting numba would take longer
+    assert "razh.retrieval.backends.numba" not in sys.modules
+    assert choose_backend(pairs=backends.NUMBA_PAIRS) == "numba"
+    assert choose_backend(pairs=35_000_000) == "numba"  # it is loaded now
+    assert choose_backend() == "faiss"
+    without(monkeypatch, "numba")
+    assert choose_backend(pairs=10**12) == "faiss"
+    without(monkeypatch, "faiss")
+    assert choose_backend() == "numpy"
     rng = np.random.default_rng(0)
     codes = random_codes(rng, 9, 12)
-    assert rank(codes, codes, 12, 3)[1][:, 0].tolist() == rank(codes, codes, 12, 3, route="numpy")[1][:, 0].tolist()
-    with pytest.raises(ModuleNotFoundError, match=r"razh\[faiss-cpu\]"):
-        choose_route("faiss")
+    assert rank(codes, codes, 12, 3)[1][:, 0].tolist() == rank(codes, codes, 12, 3, backend="numpy")[1][:, 0].tolist()
+    with pytest.raises(ModuleNotFoundError, match=r"pip install \"faiss-cpu>="):
+        choose_backend("faiss")
 
 
-def test_without_numba_its_route_is_refused_by_name_and_auto_does_without(monkeypatch):
-    monkeypatch.delitem(sys.modules, kernels.COMPILED, raising=False)
-    monkeypatch.setitem(sys.modules, "numba", None)
+def test_without_numba_its_backend_is_refused_by_name_and_auto_does_without(monkeypatch):
+    without(monkeypatch, "numba")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     codes = np.zeros((2, 1), np.uint8)
-    with pytest.raises(ModuleNotFoundError, match=r"numba is not installed; run `pip install razh\[fast\]`"):
-        histogram(codes, codes, np.zeros(2, int), np.zeros(2, int), 8, route="numba")
-    with pytest.raises(ModuleNotFoundError, match=r"razh\[fast\]"):
-        distances(codes, codes, 8, route="numba")
-    assert choose_route(pairs=10**12) == "faiss"
+    with pytest.raises(ModuleNotFoundError, match=r"numba is not installed; pip install \"numba>="):
+        histogram(codes, codes, np.zeros(2, int), np.zeros(2, int), 8, backend="numba")
+    with pytest.raises(ModuleNotFoundError, match="numba is not installed"):
+        distances(codes, codes, 8, backend="numba")
+    assert choose_backend(pairs=10**12) == "faiss"
 
 
 def test_a_numba_that_does_not_fit_is_named_in_one_line(monkeypatch):
-    def fail(name):
-        raise ImportError("Numba needs NumPy 2.0 or less")
+    real = importlib.import_module
 
-    monkeypatch.setattr(kernels.importlib, "import_module", fail)
-    with pytest.raises(ImportError, match=r"Numba needs NumPy 2.0 or less.*razh\[fast\]"):
-        choose_route("numba")
-    assert choose_route(pairs=10**12) in ("faiss", "torch")
+    def fail(name):
+        if name.endswith(".numba"):
+            raise ImportError("Numba needs NumPy 2.0 or less")
+        return real(name)
+
+    monkeypatch.setattr(backends.importlib, "import_module", fail)
+    with pytest.raises(ImportError, match=r"Numba needs NumPy 2.0 or less.*pip install --upgrade \"numba>="):
+        choose_backend("numba")
+    assert choose_backend(pairs=10**12) in ("faiss", "torch")
 
 
 def test_numba_compiles_without_a_folder_for_machine_code(monkeypatch):
     """An installation that nobody can write to, and a home without a cache: compiled in memory, the same counts."""
     numba = pytest.importorskip("numba")
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    compiled = import_compiled()
+    compiled = backends.load("numba")
     double = compiled._compiled(lambda value: value * 2)
     assert double(21) == 42
     with pytest.raises(RuntimeError, match="no locator available"):
@@ -263,7 +263,7 @@ def test_numba_compiles_without_a_folder_for_machine_code(monkeypatch):
 @pytest.mark.parametrize("bits", [64, 65, 1024])
 def test_numba_counts_across_tiles_chunks_and_blocks_of_queries(bits, monkeypatch):
     """More items than a tile, more queries than a block, runs that cross the seams, two threads."""
-    compiled = import_compiled()
+    compiled = backends.load("numba")
     monkeypatch.setattr(compiled, "BLOCK_ROWS", 7)
     monkeypatch.setattr(compiled, "TILE_WORDS", 1)  # one chunk a tile
     rng = np.random.default_rng(bits)
@@ -276,8 +276,8 @@ def test_numba_counts_across_tiles_chunks_and_blocks_of_queries(bits, monkeypatc
         for left, right in (labels, hot):
             for graded in (False, True):
                 made, expected = (
-                    histogram(query, database, left, right, bits, graded=graded, route=route)
-                    for route in ("numba", "numpy")
+                    histogram(query, database, left, right, bits, graded=graded, backend=backend)
+                    for backend in ("numba", "numpy")
                 )
                 np.testing.assert_array_equal(made, expected)
     finally:
@@ -286,7 +286,7 @@ def test_numba_counts_across_tiles_chunks_and_blocks_of_queries(bits, monkeypatc
 
 def test_a_faiss_gpu_index_is_used_where_there_is_one(monkeypatch):
     """A stand-in for FAISS's GPU classes that answers from the CPU in a scrambled order."""
-    real = hamming.import_faiss()
+    real = faiss.faiss
     used = []
 
     class GpuIndexBinaryFlat:
@@ -309,9 +309,9 @@ def test_a_faiss_gpu_index_is_used_where_there_is_one(monkeypatch):
     )
     rng = np.random.default_rng(2)
     query, database = random_codes(rng, 3, 12), random_codes(rng, 50, 12)
-    expected = rank(query, database, 12, 7, route="numpy")
-    monkeypatch.setattr(hamming, "import_faiss", lambda: fake)
-    found = rank(query, database, 12, 7, route="faiss")
+    expected = rank(query, database, 12, 7, backend="numpy")
+    monkeypatch.setattr(faiss, "faiss", fake)
+    found = rank(query, database, 12, 7, backend="faiss")
     monkeypatch.undo()
     assert used == [7]
     np.testing.assert_array_equal(found[0], expected[0])
@@ -328,7 +328,7 @@ def test_a_faiss_gpu_index_is_used_where_there_is_one(monkeypatch):
         ({"query_labels": np.zeros((2, 3), int)}, "both must be ids"),
         ({"query_labels": np.full((2, 3), 2), "database_labels": np.zeros((4, 3), int)}, "multi-hot labels are 0 or 1"),
         ({"query": np.zeros((2, 2), np.uint8)}, "query has shape"),
-        ({"route": "gpu"}, "route is 'gpu'"),
+        ({"backend": "gpu"}, "backend is 'gpu'"),
         ({"exclude": np.array([0, 4])}, "exclude has shape"),
         ({"exclude": np.array([0])}, "exclude has shape"),
     ],
@@ -352,3 +352,31 @@ def test_rank_refuses_no_neighbours_and_an_empty_database():
         rank(codes, codes, 8, 0)
     with pytest.raises(ValueError, match="database is empty"):
         rank(codes, codes[:0], 8, 1)
+
+
+@pytest.mark.parametrize("bits", [12, 64, 300])
+@pytest.mark.parametrize("many_equals", [False, True])
+@pytest.mark.parametrize("k", [1, 7, 500])
+def test_the_nearest_are_those_of_the_ranking_and_ties_are_counted(bits, many_equals, k, monkeypatch):
+    rng = np.random.default_rng(bits)
+    query, database = random_codes(rng, 15, bits), random_codes(rng, 400, bits)
+    if many_equals:
+        database = database[rng.integers(0, 3, 400)]
+    monkeypatch.setattr(kernels, "DATABASE_CHUNK", 64)
+    every = distances(query, database, bits, backend="numpy")
+    order = np.argsort(every, axis=1, kind="stable")[:, :k]
+    for pairs in (0, 10**9):  # FAISS, NumPy
+        monkeypatch.setattr(hamming, "FAISS_PAIRS", pairs)
+        near, rows, equal = hamming.nearest(query, database, bits, k)
+        np.testing.assert_array_equal(rows, order)
+        np.testing.assert_array_equal(near, np.take_along_axis(every, order, axis=1))
+        np.testing.assert_array_equal(equal, (every == near[:, -1:]).sum(axis=1))
+
+
+def test_the_nearest_of_nothing_and_to_nothing():
+    codes = np.zeros((3, 1), np.uint8)
+    assert [part.shape for part in hamming.nearest(codes[:0], codes, 8, 2)] == [(0, 2), (0, 2), (0,)]
+    with pytest.raises(ValueError, match="database is empty"):
+        hamming.nearest(codes, codes[:0], 8, 2)
+    with pytest.raises(ValueError, match="k is 0"):
+        hamming.nearest(codes, codes, 8, 0)

@@ -68,3 +68,21 @@ def test_no_codes_are_no_error():
     found = health.code_health(np.zeros((0, 1), dtype=np.uint8), 8)
     assert found["unique_fraction"] == 0.0
     assert found["collision_rate"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("codes", "warnings"),
+    [
+        (np.random.default_rng(0).random((100, 32)) < 0.5, []),
+        (np.random.default_rng(0).random((5, 32)) < 0.5, []),  # of few codes, bits are constant by chance
+        (np.ones((3, 32), dtype=bool), ["32 of 32 bits are the same in all 3 codes: any ranking"]),
+        (np.ones((1, 32), dtype=bool), []),
+        ((np.random.default_rng(0).random((100, 32)) < 0.5) | (np.arange(32) < 2), ["2 of 32 bits are the same"]),
+        (np.repeat(np.random.default_rng(0).random((100, 4)) < 0.5, 8, axis=1), ["32 bits are worth 3.9 independent"]),
+        (np.zeros((0, 32), dtype=bool), []),
+    ],
+)
+def test_warnings_name_what_is_wrong(codes, warnings):
+    found = health.health_warnings(pack(codes), 32)
+    assert len(found) == len(warnings)
+    assert all(part in line for part, line in zip(warnings, found, strict=True))

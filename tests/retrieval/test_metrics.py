@@ -308,14 +308,61 @@ def test_queries_without_relevant_items_and_empty_balls_count_zero():
     assert metrics.ndcg_at(hist).tolist() == [0.0, 1.0]
 
 
-def test_the_curve_is_that_of_the_balls():
+def test_hits_at_every_rank_are_the_shares_of_the_buckets():
     rng = np.random.default_rng(9)
-    hist = rng.integers(0, 5, (7, 9, 2))
-    precision, recall = metrics.precision_recall_curve(hist)
-    for radius in range(9):
-        np.testing.assert_array_equal(precision[:, radius], metrics.precision_within(hist, radius))
-        np.testing.assert_array_equal(recall[:, radius], metrics.recall_within(hist, radius))
-    assert (np.diff(recall, axis=1) >= 0).all()
+    hist = rng.integers(0, 5, (700, 9, 2))  # more queries than a block
+    hist[3] = 0
+    ranks = np.arange(1, int(hist.sum(axis=(1, 2)).max()) + 3)
+    items, relevant = hist.sum(axis=2), hist[:, :, 1]
+    found = metrics.expected_hits(hist, ranks)
+    for k in ranks:
+        places = np.clip(k - (np.cumsum(items, axis=1) - items), 0, items)
+        np.testing.assert_allclose(found[:, k - 1], (relevant * places / np.maximum(items, 1)).sum(axis=1), atol=1e-12)
+    alone = np.concatenate([metrics.expected_hits(hist[q : q + 1], ranks) for q in range(700)])
+    np.testing.assert_array_equal(found, alone)  # no query depends on the others
+
+
+def test_the_curve_begins_at_the_first_rank_and_ends_with_everything():
+    """One relevant item nearest, one somewhere in a bucket of four; the other query finds nothing at all."""
+    hist = np.array([[[0, 1], [0, 0], [3, 1]], [[5, 0], [0, 0], [0, 0]]])
+    ranks = metrics.curve_ranks(5)
+    assert ranks.tolist() == [1, 2, 3, 4, 5]
+    hits = metrics.expected_hits(hist, ranks)
+    np.testing.assert_allclose(hits, [[1, 1.25, 1.5, 1.75, 2], [0] * 5])
+    precision, recall = metrics.precision_recall_curve(hits, ranks, metrics.relevant_total(hist))
+    np.testing.assert_allclose(precision, np.array([1, 1.25 / 2, 0.5, 1.75 / 4, 0.4]) / 2)
+    np.testing.assert_allclose(recall, np.array([0.5, 0.625, 0.75, 0.875, 1.0]) / 2)
+
+
+def test_ranks_of_a_curve_are_few_different_and_reach_the_last_item():
+    for items in (1, 7, 12_345, 10**6):
+        ranks = metrics.curve_ranks(items)
+        assert (ranks[0], ranks[-1]) == (1, items)
+        assert len(ranks) == min(items, len(set(ranks.tolist()))) <= 100
+
+
+def test_no_ranking_beats_the_ceiling_and_a_perfect_one_reaches_it():
+    perfect = np.array([[[0, 3], [9, 0]], [[0, 20], [9, 0]], [[0, 0], [9, 0]]])
+    assert metrics.precision_ceiling(perfect, 10).tolist() == [0.3, 1.0, 0.0]
+    assert metrics.recall_ceiling(perfect, 10).tolist() == [1.0, 0.5, 0.0]
+    for k in (1, 2, 10, 50):
+        np.testing.assert_array_equal(metrics.precision_at(perfect, k), metrics.precision_ceiling(perfect, k))
+        np.testing.assert_array_equal(metrics.recall_at(perfect, k), metrics.recall_ceiling(perfect, k))
+        reversed_ = perfect[:, ::-1]
+        assert (metrics.precision_at(reversed_, k) <= metrics.precision_ceiling(reversed_, k)).all()
+
+
+def test_the_precision_of_chance_is_that_of_a_constant_code():
+    constant = np.array([[[15, 5]], [[6, 0]], [[0, 0]]])
+    for k in (1, 7, 40):
+        np.testing.assert_allclose(metrics.chance_precision(constant, k), metrics.precision_at(constant, k), atol=1e-15)
+
+
+def test_empty_balls_are_counted():
+    hist = np.array([[[0, 0], [0, 0], [4, 1]], [[0, 0], [1, 1], [4, 1]]])
+    success = metrics.success_within(hist, 1)
+    assert success.tolist() == [0.0, 1.0]
+    assert metrics.precision_within(hist, 1).mean() / success.mean() == 0.5  # the mean over balls that hold anything
 
 
 def test_no_queries_give_no_values():
@@ -334,6 +381,8 @@ def test_no_queries_give_no_values():
         (lambda h: metrics.average_precision(h[0]), "hist has shape"),
         (lambda h: metrics.average_precision(h / 2), "hist has shape"),
         (lambda h: metrics.precision_at(h, 0), "k is 0"),
+        (lambda h: metrics.expected_hits(h, [3, 0]), "k is 0"),
+        (lambda h: metrics.precision_ceiling(h, 0), "k is 0"),
         (lambda h: metrics.precision_within(h, -1), "radius is -1"),
         (lambda h: metrics.ndcg_at(h, gain="cubic"), "gain is 'cubic'"),
         (lambda h: metrics.average_precision_ranked(h[0] > 0, cutoff=3), "cutoff is 3"),

@@ -1,17 +1,35 @@
 import numpy as np
 import pytest
 
-from razh.retrieval.plots import distance_figure, precision_recall_figure, save_figure
+from razh.retrieval.codes import Codes
+from razh.retrieval.evaluation import evaluate
+from razh.retrieval.plots import distance_figure, group_curves, precision_recall_figure, save_figure
 
 
-def test_curves_are_drawn_with_labels_and_without_empty_radii():
-    precision, recall = np.array([0.0, 0.9, 0.5]), np.array([0.0, 0.2, 1.0])
+def test_curves_are_drawn_with_labels_from_the_first_rank_on():
+    precision, recall = np.array([0.9, 0.7, 0.5]), np.array([0.1, 0.2, 1.0])
     figure = precision_recall_figure({"a": (precision, recall), "b": (precision, recall)}, "64 bits")
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("recall", "precision", "64 bits")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
-    np.testing.assert_array_equal(axes.lines[0].get_xdata(), [0.2, 1.0])
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), recall)
     assert axes.lines[0].get_color() != axes.lines[1].get_color()
+
+
+@pytest.mark.parametrize(
+    ("held_out", "names"),
+    [
+        ((2,), ["unseen classes", "validation classes (held out)", "trained classes"]),
+        ((), ["unseen classes", "trained classes"]),
+        (None, ["unseen classes", "seen classes"]),
+    ],
+)
+def test_every_group_of_queries_has_one_curve(held_out, names):
+    rng = np.random.default_rng(0)
+    query, database = (rng.integers(0, 256, (n, 1), dtype=np.uint8) for n in (10, 50))
+    labels = np.repeat([3, 4], 5), np.arange(50) % 5
+    codes = Codes(query, database, *labels, 8, unseen_classes=(3, 4), validation_classes=held_out)
+    assert [name.partition(", mAP 0.")[0] for name in group_curves(evaluate(codes))] == names
 
 
 def test_distances_are_shares_of_their_pairs():

@@ -1,4 +1,5 @@
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from scipy.io import savemat
 from razh.retrieval.packing import pack, unpack
 from razh.retrieval.reading import binary_codes, class_list, read_array, read_codes
 
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "published_results" / "cvprw15_cifar10_48bit"
 BITS = np.random.default_rng(0).random((12, 16)) < 0.5
 QUERY, DATABASE = BITS[:4], BITS[4:]
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
@@ -63,6 +65,11 @@ def test_packed_codes_may_be_shorter_than_their_bytes():
     ("query", "database", "options", "message"),
     [
         (np.array([[np.nan, 1.0]]), np.ones((1, 2)), {}, "hold 1 NaN"),
+        (np.array([[np.inf, 1.0]]), np.ones((1, 2)), {}, "query codes hold infinite numbers"),
+        (np.ones((1, 2)), np.array([[1j, 1]]), {}, "database codes have shape .* dtype complex128; pass real numbers"),
+        (np.ones((1, 2)), np.array([["a", "b"]]), {}, "pass real numbers"),
+        (np.ones((1, 2)), np.ones((1, 2), dtype="m8[s]"), {}, "pass real numbers"),
+        (np.ones((1, 2)), np.zeros((1, 2), dtype=[("a", float)]), {}, "pass real numbers"),
         (np.ones((1, 3)), np.ones((1, 2)), {}, "3 columns but database codes 2"),
         (np.ones(3), np.ones((1, 3)), {}, "query codes have shape"),
         (np.array([[3, 400]]), np.array([[1, 2]]), {}, "say what they are with --form"),
@@ -92,6 +99,39 @@ def test_arrays_are_read_from_every_kind_of_file(tmp_path):
     assert read_array(str(tmp_path / "names.txt")).tolist() == ["auk.jpg", "crow.jpg"]
     (tmp_path / "real.csv").write_text("0.5\n-1.25\n")
     assert read_array(str(tmp_path / "real.csv")).tolist() == [0.5, -1.25]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("text", ["left;right\r\n0,5;-1\r\n1,25;2\r\n", "0.5 -1\r1.25 2\r", "sep=|\n0.5|-1\n1.25|2\n"])
+def test_tables_of_every_program_are_read(tmp_path, text, encoding):
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    assert read_array(str(tmp_path / "a.csv")).tolist() == [[0.5, -1], [1.25, 2]]
+
+
+def test_labels_that_are_no_numbers_do_not_become_names(tmp_path):
+    (tmp_path / "a.txt").write_text("3\nnan\n4\n")
+    with pytest.raises(ValueError, match=r"words among numbers \('nan' in row 2, 1 such\)"):
+        read_array(str(tmp_path / "a.txt"))
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="../shared absent")
+@pytest.mark.parametrize(("name", "twin"), [("binary-test.mat", "query_codes"), ("binary-train.mat", "database_codes")])
+def test_published_codes_are_the_same_from_matlab_7_3(name, twin):
+    pytest.importorskip("h5py")
+    found = read_array(str(PUBLISHED / name))
+    np.testing.assert_array_equal(found.T, np.load(PUBLISHED / f"{twin}.npy"))  # MATLAB has one code a column
+
+
+def test_files_that_memory_has_no_room_for_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    savemat(tmp_path / "a.mat", {"one": np.zeros((100, 100)), "two": np.zeros(2)}, do_compression=True)
+    with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
+        file.write("0," * 10_000)
+    monkeypatch.setattr("razh.retrieval.reading.free_memory", lambda: 79_999)
+    assert read_array(str(tmp_path / "a.mat:two")).shape == (1, 2)
+    for name, message in (("a.mat:one", r"one takes up to 0\.0 GB of memory"), ("a.csv.gz", "longer than")):
+        with pytest.raises(ValueError, match=message):
+            read_array(str(tmp_path / name))
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
@@ -164,6 +204,11 @@ def test_constant_bits_are_noticed(tmp_path):
         (LABELS[:3], LABELS[4:], "there are 4 codes"),
         (np.array([0.5, 1, 2, 0]), LABELS[4:], "not whole"),
         (np.array([np.nan, 1, 2, 0]), LABELS[4:], "hold 1 NaN; leave out the rows without a label"),
+        (np.array([np.inf, 1, 2, 0]), LABELS[4:], "hold infinite numbers"),
+        (np.array([1e30, 1, 2, 0]), LABELS[4:], "not whole|fit"),
+        (np.array([-1, 1, 2, 0]), LABELS[4:], "class ids begin at 0"),
+        (LABELS[:4] + 0j, LABELS[4:], "pass real numbers"),
+        (LABELS[:4].astype("m8[s]"), LABELS[4:], "pass real numbers"),
         (np.eye(3)[LABELS[:4]], LABELS[4:], "use one kind"),
         (np.eye(4)[LABELS[:4]], np.eye(3)[LABELS[4:]], "multi-hot labels are 0/1"),
     ],

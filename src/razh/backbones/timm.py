@@ -2,6 +2,8 @@
 
 import difflib
 import math
+import os
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -15,9 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from razh.backbones.views import Views, show, view_side
+from razh.support.bounds import Bounded, CountOrZero, Side
+from razh.support.files import check_sums
+from razh.support.finite import strange_entry
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Bounded, nn.Module):
     """A timm network with one split point.
 
     `embed` is the stem and the first `split` blocks (ViT) or stages (CNN); `encode` is the rest and the pooling. With
@@ -41,8 +46,8 @@ class TimmBackbone(nn.Module):
     def __init__(
         self,
         name: str = "test_vit",
-        split: int = 0,
-        image_size: int = 224,
+        split: CountOrZero = 0,
+        image_size: Side = 224,
         pretrained: bool = False,
         checkpoint: str | None = None,
         freeze: Literal["none", "trunk", "all"] = "none",
@@ -84,7 +89,7 @@ class TimmBackbone(nn.Module):
                 "WEIGHTS=file (--model.backbone.checkpoint) for weights that are here"
             ) from error
         if checkpoint is not None:
-            load_weights(self.model, Path(checkpoint))
+            load_weights(self.model, Path(os.path.expanduser(checkpoint)))
         self.is_vit = isinstance(self.model, VisionTransformer)
         self.stages = _stages(self.model)
         if not 0 <= split <= len(self.stages) or (split == 0 and not self.is_vit):
@@ -312,12 +317,11 @@ def few_at_a_time(function: Callable[[Tensor], Tensor], rows: Tensor, count: int
 
 def _check_name(name: str) -> None:
     """Raise ValueError, with suggestions, unless timm has a network of this name and, after a dot, such weights."""
-    if name.startswith("hf-hub:"):
-        return
     base, _, tag = name.partition(".")
     known = timm.list_models()
     if base not in known:
         close = ", ".join(difflib.get_close_matches(base, known, n=3)) or "one of timm.list_models()"
+        # A name such as hf-hub:… would be asked for at a hub, also when a checkpoint is loaded that was made elsewhere.
         raise ValueError(f"backbone.name={name!r} is not a timm model; did you mean {close}?")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
     if tag and tag not in tags:
@@ -326,8 +330,8 @@ def _check_name(name: str) -> None:
 
 def _takes_image_size(name: str) -> bool:
     """Tell whether the network has position embeddings whose number depends on the image size."""
-    entry = timm.model_entrypoint(name.split(".")[0]) if not name.startswith("hf-hub:") else None
-    return entry is not None and entry.__module__.split(".")[-1].startswith(("vision_transformer", "deit"))
+    entry = timm.model_entrypoint(name.split(".")[0])
+    return bool(entry.__module__.split(".")[-1].startswith(("vision_transformer", "deit")))
 
 
 def _stages(model: nn.Module) -> list[nn.Module]:
@@ -358,20 +362,24 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file cannot be read, or keys or shapes do not fit (they are listed).
+        ValueError: the file cannot be read, its weights are not finite, or keys or shapes do not fit (they are listed).
     """
     if not path.is_file():
         raise FileNotFoundError(f"no weights at backbone.checkpoint={path}; check WEIGHTS=…, or use pretrained=true")
     try:
+        if zipfile.is_zipfile(path):
+            check_sums(path)
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle raise types of their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ValueError(f"cannot read backbone.checkpoint={path}: {reason}; it may be truncated") from None
+        raise ValueError(f"cannot read backbone.checkpoint={path}: {reason}; it may be truncated or damaged") from None
     if isinstance(state, dict):
         state = next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"backbone.checkpoint={path} is not a dict of tensors; give a state dict of backbone.name")
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    if (strange := strange_entry(state)) is not None:
+        raise ValueError(f"weights {strange} of backbone.checkpoint={path} are not finite; give another file")
     if isinstance(model, VisionTransformer):
         state = vit_checkpoint_filter(state, model)
     classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]

@@ -26,7 +26,7 @@ class View:
 Views = tuple[View, ...]
 
 SIZES: Views = (View(), View(0.7, mirrored=True), View(0.55), View(mirrored=True, enlarged=False))
-"""Objects at four sizes, two of them mirrored: for frozen networks (docs/experiments.md)."""
+"""Objects at four sizes, two of them mirrored: for frozen networks (docs/explanation/findings.md)."""
 
 MIRRORED: Views = (View(), View(mirrored=True), View(0.7), View(0.7, mirrored=True))
 """Objects at two sizes, and their mirror images: for networks that learn from these views."""

@@ -2,52 +2,87 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import itertools
 import logging
+import multiprocessing
 import os
+import runpy
 import signal
-import subprocess
 import sys
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from razh.benchmark import warm
-from razh.benchmark.cells import LOG, Job
-from razh.processes import cores
-from razh.progress import readable_time
+from razh.benchmark.jobs import LOG, Job
+from razh.run.folder import CHECKPOINTS, LAST
+from razh.support.processes import cores
+from razh.support.progress import readable_time
 
-__all__ = ["PROGRAM", "Outcome", "Runner", "claimed"]
+__all__ = ["Outcome", "Program", "Runner", "claimed", "razh"]
 
 log = logging.getLogger(__name__)
 
-PROGRAM = (sys.executable, "-m", "razh")
+Program = Callable[[list[str]], None]
 POLL = 0.1  # seconds between two looks at the processes
+SAFE = {"PYTHONSAFEPATH": "1"}  # what is forked from imports nothing of the current folder
+LOST = 255  # exit status that multiprocessing reports where nobody knows it
 GRACE = 30.0  # seconds that a process has to save its checkpoint when it is told to stop
 INHERITED = ("RAZH_RUN_DIR", "RAZH_RESUME", "LOCAL_RANK", "RANK", "WORLD_SIZE")  # belong to the process that has them
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of the jobs: how many were there already, were computed, failed, or were not come to."""
+def razh(arguments: list[str]) -> None:
+    """Do what `python -m razh ARGUMENTS` does in a fresh process."""
+    sys.argv[1:] = arguments
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.getcwd())  # as -m does; `razh` takes it out
+    runpy.run_module("razh", run_name="__main__", alter_sys=True)
 
-    kept: int
-    computed: int
-    failed: list[Job]
-    left: int
+
+def _work(program: Program, arguments: list[str], file: Path, environment: Mapping[str, str]) -> None:
+    """Be a process of a benchmark: with a session and a log of its own, and an end with the benchmark's."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C comes to the benchmark alone, which tells its processes
+    os.environ.clear()  # what it is forked from may have started long ago
+    os.environ.update(environment)
+    handle = os.open(file, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    os.close(handle)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        program(arguments)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing ends processes without them
+
+
+def _end_with_parent() -> None:
+    """Stop, with a checkpoint, if the benchmark was killed outright."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs that were not done before, and whether it came to all of them."""
+
+    computed: list[Job] = field(default_factory=list)
+    failed: list[Job] = field(default_factory=list)
     stopped: bool = False
 
 
 @dataclass
 class _Running:
     job: Job
-    process: subprocess.Popen[bytes] | warm.Forked
-    log: IO[bytes]
+    process: BaseProcess
     started: float
     offset: int
 
@@ -58,18 +93,15 @@ class Runner:
 
     Attributes:
         workers: processes at a time.
-        program: what a job's command and arguments are given to; the default one is forked from a process that has
-            imported it, where the system lets that work.
+        program: what a job's command and arguments are given to, in a process of its own.
         gpus: ids for CUDA_VISIBLE_DEVICES, shared out among the workers; empty: each process sees what this one sees.
         keep_checkpoints: of jobs that are done; without them a benchmark of hundreds of cells fits on a disk.
     """
 
     workers: int = 1
-    program: Sequence[str] = PROGRAM
+    program: Program = razh
     gpus: Sequence[str] = ()
     keep_checkpoints: bool = False
-    _times: dict[str, list[float]] = field(default_factory=dict)
-    _server: warm.ForkServer | None = None
 
     def run(self, jobs: Sequence[Job], what: str = "cells", done: Callable[[Job], str] = lambda job: "") -> Outcome:
         """Run what is not done yet.
@@ -82,193 +114,134 @@ class Runner:
             what: they are called in messages.
             done: words for a job that has just been computed.
         """
-        kept = [job for job in jobs if job.state == "done"]
-        pending = deque(job for job in jobs if job.state != "done")
-        for job in kept:
-            self._remember(job)
-        if kept:
-            log.info("%d of %d %s are done already", len(kept), len(jobs), what)
-        running: dict[int, _Running] = {}
-        computed: list[Job] = []
-        failed: list[Job] = []
-        told = False
-        with self._interrupts(), self._serving():
+        pending = [job for job in jobs if job.state != "done"]
+        if len(pending) < len(jobs):
+            log.info("%d of %d %s are done already", len(jobs) - len(pending), len(jobs), what)
+        outcome, waited, running, began = Outcome(), set[str](), dict[int, _Running](), time.monotonic()
+        with _surroundings({"OMP_NUM_THREADS": str(max(1, cores() // self.workers)), **SAFE}):
+            context = self._context()
             try:
-                waited: set[str] = set()
                 while pending or running:
-                    for slot in range(self.workers):
-                        found = self._next(pending, waited) if slot not in running else None
-                        if found is not None and found.state == "done":  # by a process that an earlier start had left
-                            kept.append(found)
-                        elif found is not None:
-                            running[slot] = self._start(found, slot)
-                    for slot in [s for s, r in running.items() if r.process.poll() is not None]:
-                        self._finish(
-                            running.pop(slot), computed, failed, done, (len(jobs), len(kept), pending, running)
+                    for slot in set(range(self.workers)) - running.keys():
+                        if (free := _first_free(pending, waited)) is not None:
+                            running[slot] = self._start(context, free, slot)
+                    for slot in [s for s, r in running.items() if r.process.exitcode is not None]:
+                        ended = running.pop(slot)
+                        words = self._finish(ended, outcome, done)
+                        rest = len(pending) + len(running)
+                        if rest:
+                            usual = (time.monotonic() - began) / (len(outcome.computed) + len(outcome.failed))
+                            words += f"; about {readable_time(usual * rest)} left"
+                        log.info(
+                            "[%*d/%d] %s: %s", len(str(len(jobs))), len(jobs) - rest, len(jobs), ended.job.name, words
                         )
-                    if pending or running:
-                        time.sleep(POLL)
+                    time.sleep(POLL if pending or running else 0)
             except KeyboardInterrupt:
-                told = True
-                self._stop(list(running.values()))
-        left = len(jobs) - len(kept) - len(computed) - len(failed)
-        return Outcome(len(kept), len(computed), failed, left, told)
+                outcome.stopped = True
+                _stop(list(running.values()))
+        return outcome
 
-    @contextlib.contextmanager
-    def _interrupts(self) -> Iterator[None]:
-        """Let SIGTERM do what Ctrl-C does."""
+    def _context(self) -> Any:
+        """Return how processes are started: forked from one that has imported what a run needs, where it can be."""
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks and self.program is razh:
+            context.set_forkserver_preload(["razh.cli.lightning_cli"])  # most of a small cell's time is imports
+        return context
 
-        def interrupt(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGTERM, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
-
-    @contextlib.contextmanager
-    def _serving(self) -> Iterator[None]:
-        """Close the fork server, if one was needed."""
-        try:
-            yield
-        finally:
-            self._end_server()
-
-    def _end_server(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-
-    @staticmethod
-    def _next(pending: deque[Job], waited: set[str]) -> Job | None:
-        """Return the first job whose folder is free; one that is busy is left for later."""
-        for _ in range(len(pending)):
-            job = pending.popleft()
-            if not job.busy:
-                return job
-            if job.name not in waited:
-                log.info(
-                    "%s: a process of an earlier start is still at work in %s; waiting for it", job.name, job.folder
-                )
-                waited.add(job.name)
-            pending.append(job)
-        return None
-
-    def _start(self, job: Job, slot: int) -> _Running:
+    def _start(self, context: Any, job: Job, slot: int) -> _Running:
         about = job.about()
-        spent = {"attempts": int(about.get("attempts", 0)) + 1, "seconds": about.get("seconds", 0.0)}
         if job.state == "failed":
             job.clear()
         job.folder.mkdir(parents=True, exist_ok=True)
-        job.note(state="running", error="", **spent)
-        file = (job.folder / LOG).open("ab")
-        offset = file.seek(0, os.SEEK_END)
-        return _Running(job, self._launch(job, slot, file), file, time.monotonic(), offset)
+        attempts, seconds = int(about.get("attempts", 0)) + 1, about.get("seconds", 0.0)
+        job.note(state="running", error="", attempts=attempts, seconds=seconds)
+        (job.folder / LOG).touch()
+        environment = {name: value for name, value in os.environ.items() if name not in (*INHERITED, *SAFE)}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        work = (self.program, [job.command, *job.arguments], job.folder / LOG, environment)
+        process = context.Process(target=_work, args=work)
+        process.start()
+        return _Running(job, process, time.monotonic(), (job.folder / LOG).stat().st_size)
 
-    def _launch(self, job: Job, slot: int, file: IO[bytes]) -> subprocess.Popen[bytes] | warm.Forked:
-        """Start a process in a session of its own: Ctrl-C comes to us alone, and we tell it."""
-        environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.workers)))
-        gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
-        if warm.AVAILABLE and self.program == PROGRAM:
-            if self._server is None or not self._server.alive:
-                self._end_server()
-                self._server = warm.ForkServer(environment, file)
-            return self._server.fork([job.command, *job.arguments], job.folder / LOG, gpu)
-        return subprocess.Popen(
-            [*self.program, job.command, *job.arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment | gpu,
-            start_new_session=True,
-            preexec_fn=warm.die_with_parent if sys.platform == "linux" else None,  # safe: we have no threads
-        )
-
-    def _finish(
-        self,
-        ended: _Running,
-        computed: list[Job],
-        failed: list[Job],
-        done: Callable[[Job], str],
-        progress: tuple[int, int, deque[Job], dict[int, _Running]],
-    ) -> None:
-        job, status = ended.job, ended.process.wait()
-        ended.log.close()
+    def _finish(self, ended: _Running, outcome: Outcome, done: Callable[[Job], str]) -> str:
+        """Note what became of a job, and return it in words."""
+        job, status = ended.job, ended.process.exitcode or 0
         seconds = time.monotonic() - ended.started
         job.note(seconds=round(float(job.about().get("seconds", 0.0)) + seconds, 2))
-        good = status == 0 and job.state == "done"
-        total, kept, pending, running = progress
-        if good:
+        if status == 0 and job.state == "done":
             job.note(state="done")
-            computed.append(job)
-            self._remember(job)
-            if not self.keep_checkpoints:
-                for path in (job.folder / "checkpoints").glob("*.ckpt"):
-                    path.unlink()
-            words = done(job)
-        else:
-            killed = status < 0 or status >= 128
-            reason = f"killed by signal {abs(status) % 128}" if killed else job.reason(ended.offset)
-            if status == warm.LOST:
-                reason = "the process that cells are forked from has died"
-            if status == 0:
-                reason = "ended well, but left no result"
-            job.note(state="interrupted" if killed else "failed", error=reason)
-            failed.append(job)
-            words = f"failed ({reason}), see {job.folder / LOG}"
-        count = kept + len(computed) + len(failed)
-        left = self._estimate([*pending, *(r.job for r in running.values())], [r.started for r in running.values()])
-        log.info(
-            "[%*d/%d] %s: %s%s%s", len(str(total)), count, total, job.name, f"{words}, " if good and words else "",
-            f"{seconds:.0f} s" if good else words, f"; about {left} left" if left else "",
-        )  # fmt: skip
-
-    def _remember(self, job: Job) -> None:
-        seconds = job.about().get("seconds")
-        if seconds:
-            self._times.setdefault(job.group, []).append(float(seconds))
-
-    def _estimate(self, jobs: Sequence[Job], started: Sequence[float]) -> str:
-        """Return how long the rest takes: the mean of a job's group, or of all jobs, shared out among the workers."""
-        every = [seconds for times in self._times.values() for seconds in times]
-        if not jobs or not every:
-            return ""
-        usual = sum(every) / len(every)
-        means = {group: sum(times) / len(times) for group, times in self._times.items()}
-        now = time.monotonic()
-        rest = sum(means.get(job.group, usual) for job in jobs) - sum(now - start for start in started)
-        return readable_time(max(0.0, rest) / min(self.workers, len(jobs)))
-
-    @staticmethod
-    def _stop(running: list[_Running]) -> None:
-        """Tell the processes to save and stop, and wait; a second Ctrl-C, or too long a wait, kills them."""
-        log.info("stopping %d processes; once more to kill them", len(running))
-        for one in running:
-            _signal(one.process, signal.SIGTERM, group=False)
-        with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
-            deadline = time.monotonic() + GRACE
-            for one in running:
-                one.process.wait(max(0.0, deadline - time.monotonic()))
-        for one in running:
-            _signal(one.process, signal.SIGKILL, group=True)
-            one.process.wait()
-            one.log.close()
-            if one.job.state != "done":
-                one.job.note(state="interrupted")
+            outcome.computed.append(job)
+            for at, name in itertools.product(() if self.keep_checkpoints else CHECKPOINTS, ("best.ckpt", *LAST)):
+                job.folder.joinpath(*at, name).unlink(missing_ok=True)
+            return ", ".join(part for part in (done(job), f"{seconds:.0f} s") if part)
+        killed = status < 0 or status >= 128
+        reason = f"killed by signal {abs(status) % 128}" if killed else job.reason(ended.offset)
+        if status == 0:
+            reason = "ended well, but left no result"
+        if status == LOST:
+            _kill(ended.process)  # it lives on, and nobody would know of its end
+            reason = "the process that cells are forked from has died"
+        job.note(state="interrupted" if killed else "failed", error=reason)
+        outcome.failed.append(job)
+        return f"failed ({reason}), see {job.folder / LOG}"
 
 
-def _signal(process: subprocess.Popen[bytes] | warm.Forked, signum: int, *, group: bool) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-        if group:
-            os.killpg(process.pid, signum)
-        elif process.poll() is None:
-            os.kill(process.pid, signum)
+def _first_free(pending: list[Job], waited: set[str]) -> Job | None:
+    """Take the first job whose folder is free; one that is busy is left for later, and may be done by then."""
+    for job in list(pending):
+        if job.busy:
+            if job.name not in waited:
+                words = "%s: a process of an earlier start is still at work in %s; waiting for it"
+                log.info(words, job.name, job.folder)
+            waited.add(job.name)
+            continue
+        pending.remove(job)
+        if job.state != "done":
+            return job
+    return None
 
 
 @contextlib.contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def _surroundings(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment where the user has not, and let SIGTERM do what Ctrl-C does."""
+    missing = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(missing)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for name in missing:
+            del os.environ[name]
+
+
+def _stop(running: list[_Running]) -> None:
+    """Tell the processes to save and stop, and wait; a second Ctrl-C, or too long a wait, kills them."""
+    log.info("stopping %d processes; once more to kill them", len(running))
+    for one in running:
+        one.process.terminate()
+    with contextlib.suppress(KeyboardInterrupt):
+        deadline = time.monotonic() + GRACE
+        for one in running:
+            one.process.join(max(0.0, deadline - time.monotonic()))
+    for one in running:
+        _kill(one.process)
+        if one.job.state != "done":
+            one.job.note(state="interrupted")
+
+
+def _kill(process: BaseProcess) -> None:
+    """End a process, and those that it has started, which may have outlived it."""
+    if process.pid is not None and hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
+def claimed(out: Path) -> contextlib.AbstractContextManager[object]:
     """Hold the folder of a benchmark: two of them in one folder would start the same cells.
 
     Raises:
@@ -276,13 +249,8 @@ def claimed(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".benchmark.lock")
-        lock.acquire(timeout=0)
+        return FileLock(out / ".benchmark.lock").acquire(timeout=0)
     except Timeout:
         raise OSError(f"another benchmark works in out={out}; wait for it, or pass another --out") from None
     except OSError as error:
         raise OSError(f"cannot write to out={out}: {error.strerror or error}; pass another --out") from error
-    try:
-        yield
-    finally:
-        lock.release()

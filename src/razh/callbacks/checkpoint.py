@@ -10,9 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import distributed as dist
 
-from razh import preemption, random_state
-from razh.distributed import world
-from razh.run_folder import LAST
+from razh.run import preemption, random_state
+from razh.run.folder import LAST, whole
+from razh.run.result import Selection
+from razh.support.distributed import world
 
 log = logging.getLogger(__name__)
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -42,9 +43,10 @@ class BestCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Select by the last epoch where the split has no validation classes."""
-        split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]
-        if stage == "fit" and split is not None and len(split.validation_query) == 0:
-            log.warning("no validation classes: the last epoch is taken as the best")
+        split = trainer.datamodule.split  # type: ignore[attr-defined]
+        if stage == "fit" and not len(split.validation_query):
+            if not split.refit:
+                log.warning("no validation classes: the last epoch is taken as the best")
             self.monitor = None
         super().setup(trainer, pl_module, stage)
 
@@ -111,10 +113,16 @@ class BestCheckpoint(ModelCheckpoint):
             log.info(
                 "%s; start the same command again to go on (or --ckpt_path=last --run_dir=%s)",
                 reason,
-                trainer.default_root_dir,
+                whole(Path(trainer.default_root_dir)),
             )
         else:
             preemption.end(getattr(trainer.strategy.launcher, "procs", []))
+
+    def selection(self) -> Selection:
+        """Return how the best checkpoint was chosen."""
+        score = None if self.best_model_score is None else float(self.best_model_score)
+        path = Path(self.best_model_path) if self.best_model_path else None
+        return Selection(self.monitor, self.mode, score, path if path is not None and path.is_file() else None)
 
     def _told(self) -> int:
         """Return the signal that this or another rank was sent; 0 for none. All ranks get the same answer."""

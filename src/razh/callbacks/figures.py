@@ -1,38 +1,42 @@
-"""Figures of a run, drawn after the test."""
+"""Figures of a run, drawn from its result."""
 
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
-from razh.callbacks.retrieval import RetrievalEvaluation
-from razh.callbacks.run import read_rows
+from razh.datamodules.base import ZeroShotDataModule
 from razh.figures.canvas import save
 from razh.figures.choice import choose_images
 from razh.figures.collect import main_task, part_pictures, retrieval_rows
 from razh.figures.curves import best_epoch, classes_figure, distances, precision_recall, training_figure
 from razh.figures.grid import retrieval_figure
 from razh.figures.parts import parts_figure
+from razh.measures.abilities import FindsParts
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, TaskResult
 from razh.retrieval.health import d_prime
+from razh.retrieval.plots import group_curves
+from razh.run.folder import FIGURES
+from razh.run.result import RunResult
+from razh.support.bounds import Bounded, Bounds
 
 log = logging.getLogger(__name__)
-FOLDER = "figures"
+Shown = Annotated[int, Bounds(1, 1_000, instead="for no figures: --figures.enabled=false")]
 
 
-class Figures(Callback):
-    """Draw what a test measured into `figures/` of the run's folder; the first rank does it, without a display.
+class Figures(Bounded):
+    """Draws what a test measured into `figures/` of the run's folder, without a display.
 
     - `retrieval.png`: unseen queries and their nearest images, right and wrong ones told apart.
-    - `parts.png`: the parts that were found in images of seen and unseen classes, and the attribute of each; only where
-      the method has parts.
-    - `precision_recall.png` and `distances.png`: unseen queries against the whole database.
+    - `parts.png`: the parts that were found in images of trained and unseen classes, and the attribute of each; only
+      where the method has parts.
+    - `precision_recall.png`: unseen, validation and trained classes against the whole database.
+    - `distances.png`: unseen queries against the whole database.
     - `classes.png`: mean AP of every unseen class.
     - `training.png`: validation mAP and loss terms over the epochs, the chosen one marked.
 
@@ -43,12 +47,12 @@ class Figures(Callback):
     def __init__(
         self,
         enabled: bool = True,
-        queries: int = 8,
-        neighbours: int = 10,
-        part_images: int = 8,
+        queries: Shown = 8,
+        neighbours: Shown = 10,
+        part_images: Shown = 8,
         photos: bool = True,
     ) -> None:
-        """Build the callback.
+        """Choose what is drawn.
 
         Args:
             enabled: False draws nothing.
@@ -57,50 +61,46 @@ class Figures(Callback):
             part_images: images in `parts.png`, half of them of unseen classes.
             photos: False shows none of the images, whose licence may forbid it: `parts.png` has the parts alone, and
                 there is no `retrieval.png`.
-
-        Raises:
-            ValueError: a number below 1.
         """
-        for name, number in (("queries", queries), ("neighbours", neighbours), ("part_images", part_images)):
-            if number < 1:
-                raise ValueError(f"figures.{name}={number} must be at least 1; for no figures: --figures.enabled=false")
         self.enabled, self.photos = enabled, photos
         self.queries, self.neighbours, self.part_images = queries, neighbours, part_images
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw every figure that the run has something for."""
-        if not self.enabled or not trainer.is_global_zero:
+    def write(self, result: RunResult) -> None:
+        """Draw every figure that the result has something for."""
+        if not self.enabled:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
         makers: dict[str, Callable[[], Figure | None]] = {
-            "parts": lambda: self._parts(pl_module, data),
-            "training": lambda: _training(trainer),
+            "parts": lambda: self._parts(result),
+            "training": lambda: _training(result),
         }
-        evaluation = next((c for c in trainer.callbacks if isinstance(c, RetrievalEvaluation)), None)  # type: ignore[attr-defined]
-        if evaluation is not None and evaluation.codes is not None and evaluation.result is not None:
-            makers |= self._of_evaluation(evaluation.codes, evaluation.result, data)
-        draw(Path(trainer.default_root_dir) / FOLDER, makers)
+        if result.codes is not None and result.evaluation is not None:
+            makers |= self._of_evaluation(result.codes, result.evaluation, result.data)
+        folder = result.folder / FIGURES
+        result.figures.extend(folder / f"{name}.png" for name in draw(folder, makers))
 
-    def _of_evaluation(self, codes: Codes, result: Evaluation, data: Any) -> dict[str, Callable[[], Figure | None]]:
+    def _of_evaluation(
+        self, codes: Codes, result: Evaluation, data: ZeroShotDataModule
+    ) -> dict[str, Callable[[], Figure | None]]:
         task = main_task(result)
         if task is None or codes.multi_label:
             return {}
         return {
             "retrieval": lambda: self._retrieval(codes, task, data) if self.photos else None,
-            "precision_recall": lambda: _precision_recall(codes, task),
+            "precision_recall": lambda: _precision_recall(codes, result, task),
             "distances": lambda: _distances(codes, task),
             "classes": lambda: _classes(codes, task),
         }
 
-    def _retrieval(self, codes: Codes, task: TaskResult, data: Any) -> Figure:
+    def _retrieval(self, codes: Codes, task: TaskResult, data: ZeroShotDataModule) -> Figure:
         rows = retrieval_rows(codes, task, data.evaluation_image, self.queries, self.neighbours)
         mean = task.values["map"].mean()
         return retrieval_figure(
             rows, f"{_queries(codes)} and their nearest images · {codes.bits} bits · mAP {mean:.3f}"
         )
 
-    def _parts(self, module: LightningModule, data: Any) -> Figure | None:
-        if not getattr(module, "uses_parts", False):
+    def _parts(self, result: RunResult) -> Figure | None:
+        module, data = result.method, result.data
+        if not (isinstance(module, FindsParts) and module.shows_parts):
             return None
         seen = choose_images(data.split.train, data.labels, -(-self.part_images // 2))
         unseen = choose_images(data.split.query, data.labels, self.part_images // 2)
@@ -112,10 +112,10 @@ class Figures(Callback):
             data.labels[index].tolist(),
             data.class_names,
             data.attribute_names,
-            getattr(data, "part_masks", None),
+            data.part_masks,
         )
         title = "Found parts, each with the attribute of the image's class that it is matched with"
-        return parts_figure(pictures, title, getattr(data, "part_names", ()), self.photos)
+        return parts_figure(pictures, title, data.part_names, self.photos)
 
 
 def draw(folder: Path, makers: dict[str, Callable[[], Figure | None]]) -> list[str]:
@@ -149,27 +149,18 @@ def _queries(codes: Codes) -> str:
     return "Queries" if codes.unseen_classes is None else "Unseen queries"
 
 
-def _training(trainer: Trainer) -> Figure | None:
-    rows = read_rows(Path(trainer.default_root_dir) / "metrics.csv")
+def _training(result: RunResult) -> Figure | None:
+    rows = result.epochs
     if not rows:
         return None
-    checkpoint = trainer.checkpoint_callback
-    best = best_epoch(rows, getattr(checkpoint, "monitor", None), getattr(checkpoint, "mode", "max"))
+    best = best_epoch(rows, result.selection.monitor, result.selection.mode)
     count = f"{len(rows)} epoch{'s' if len(rows) > 1 else ''}"
     return training_figure(rows, best, f"Training, {count} (counted from 0); epoch {best} was chosen")
 
 
-def _precision_recall(codes: Codes, task: TaskResult) -> Figure | None:
-    if task.precision is None or task.recall is None:
-        return None
-    mean = task.values["map"].mean()
-    return precision_recall(
-        task.precision,
-        task.recall,
-        task.counts,
-        f"{codes.bits} bits, mAP {mean:.3f}",
-        f"{_queries(codes)}, whole database",
-    )
+def _precision_recall(codes: Codes, result: Evaluation, task: TaskResult) -> Figure:
+    chance = float(task.values["precision@1_chance"].mean()), float(task.values["chance"].mean())
+    return precision_recall(group_curves(result), chance, f"Queries of each group, whole database, {codes.bits} bits")
 
 
 def _distances(codes: Codes, task: TaskResult) -> Figure:

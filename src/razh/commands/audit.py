@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
+from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from razh.commands.evaluate import write_json
 from razh.retrieval.split_lists import audit, read_list
+from razh.support.files import given_path, write_json
+from razh.support.terminal import Parser, Status, console, suggest
 
 __all__ = ["main"]
 
@@ -17,8 +15,8 @@ _EPILOG = """\
 A list is a text file (also .gz) with one image a line, optionally followed by a class id or 0/1 labels, or an index
 array (.npy, .npz:key, .mat:variable). The class of an image is what follows its path, else its folder.
 
-The exit status is 0 for a clean protocol and 1 where something leaks: a query that is in the database or in the
-training list, or a query class that was trained on.
+exit status: 0 a clean protocol; 4 a leak, which is a query that is in the database or in the training list, or a query
+class that was trained on; 1 a list that is missing or cannot be read.
 
 examples:
   razh audit --query test.txt --database database.txt --train train.txt
@@ -33,7 +31,7 @@ def main(argv: list[str]) -> int:
         argv: arguments after `razh audit`.
 
     Returns:
-        0 for a clean protocol, 1 where something leaks.
+        0 for a clean protocol, 4 where something leaks.
 
     Raises:
         FileNotFoundError: a list is missing.
@@ -49,34 +47,33 @@ def main(argv: list[str]) -> int:
     if query is None or database is None:
         raise ValueError("query and database are needed; name both lists")
     found = audit(query, database, train)
-    console = Console()
+    from rich.table import Table
+
+    out = console()
     shown = Table(title="split lists")
     shown.add_column("what")
     shown.add_column("count", justify="right")
     for name, count in found.facts.items():
         shown.add_row(name, f"{count:,}")
-    console.print(shown)
+    out.print(shown, soft_wrap=False)
     for note in found.notes:
-        console.print(f"note: {note}", highlight=False)
+        out.print(f"note: {note}")
     for leak in found.leaks:
-        console.print(f"leak: {leak}", style="bold red", highlight=False)
+        out.print(f"leak: {leak}", style="bold red")
     if not found.leaks:
-        console.print("no leak found", style="green")
+        out.print("no leak found", style="green")
     if options.json:
-        write_json(options.json, asdict(found))
-    return 1 if found.leaks else 0
+        write_json(Path(options.json), asdict(found))
+    else:
+        suggest("audit", *argv, "--json=audit.json")
+    return Status.LEAK if found.leaks else Status.DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="razh audit",
-        description="Overlaps and class leaks in the split lists of a zero-shot retrieval protocol.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("audit", "Overlaps and class leaks in the split lists of a zero-shot retrieval protocol.", _EPILOG)
     parser.add_argument("--query", required=True, metavar="LIST", help="query (test) images, of unseen classes")
     parser.add_argument("--database", required=True, metavar="LIST", help="database images")
     parser.add_argument("--train", metavar="LIST", help="training images, of seen classes")
     parser.add_argument("--by-name", action="store_true", help="compare file names without folders")
-    parser.add_argument("--json", metavar="FILE", help="write the findings there")
+    parser.add_argument("--json", type=given_path, metavar="FILE", help="write the findings there")
     return parser

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from razh.commands.evaluate import write_json
+from razh.retrieval.backends import BACKENDS
 from razh.retrieval.codes import Codes
 from razh.retrieval.comparison import Comparison, aligned, paired_difference
 from razh.retrieval.evaluation import Settings, Share, Task, measure, retrieval_tasks, tie_band
-from razh.retrieval.hamming import ROUTES
+from razh.support.bounds import Count, Seed, within
+from razh.support.files import given_path, write_json
+from razh.support.terminal import Parser, Status, console, suggest, told_apart
 
 __all__ = ["main"]
 
@@ -61,14 +62,18 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     first = Codes.load(options.first)
     second = aligned(first, Codes.load(options.second))
+    first, second = (_told_apart(codes, other) for codes, other in ((first, second), (second, first)))
     if options.by == "class" and first.multi_label:
         raise ValueError("by is 'class', but the labels are multi-hot; compare by query")
     verdicts = [_verdict(pair, options) for pair in zip(retrieval_tasks(first), retrieval_tasks(second), strict=True)]
     found = [verdict for verdict in verdicts if verdict is not None]
     if not found:
-        raise ValueError(f"metric is {options.metric!r}; no task of these files has it, try map or map@R")
-    console = Console()
-    console.print(_table(found, options))
+        items = len(first.database_codes)
+        raise ValueError(
+            f"metric is {options.metric!r}; no task of these files has it, try map or map@R (R below {items}, the size "
+            "of the database)"
+        )
+    console().print(_table(found, options), soft_wrap=False)
     if options.json:
         rows = [
             {
@@ -80,12 +85,21 @@ def main(argv: list[str]) -> int:
             }
             for v in found
         ]
-        write_json(options.json, {"first": options.first, "second": options.second, "by": options.by, "results": rows})
-    return 0
+        content = {"first": options.first, "second": options.second, "by": options.by, "results": rows}
+        write_json(Path(options.json), content)
+    if options.by == "query" and not first.multi_label:
+        suggest("compare", *argv, "--by=class")
+    return Status.DONE
+
+
+def _told_apart(codes: Codes, other: Codes) -> Codes:
+    """Return a codes file that says which classes were held out for validation, where the other one does."""
+    known = codes.validation_classes
+    return replace(codes, validation_classes=other.validation_classes if known is None else known)
 
 
 def _verdict(pair: tuple[Task, Task], options: argparse.Namespace) -> _Verdict | None:
-    settings = _settings(options.metric, options.route)
+    settings = _settings(options.metric, options.backend)
     left, right = (measure(task, settings) for task in pair)
     if options.metric not in left.values:
         return None
@@ -98,7 +112,7 @@ def _verdict(pair: tuple[Task, Task], options: argparse.Namespace) -> _Verdict |
     )
 
 
-def _settings(metric: str, route: str) -> Settings:
+def _settings(metric: str, backend: str) -> Settings:
     """Return settings that measure `map@R`, `precision@k`, `recall@k`, `ndcg@k` for the rank in the name.
 
     Raises:
@@ -113,7 +127,7 @@ def _settings(metric: str, route: str) -> Settings:
         cutoffs=(number,) if head == "map" and at else (),
         precision_ks=(number,) if head != "map" and at and not radius else (),
         radius=number if radius else 2,
-        route=route,  # type: ignore[arg-type]  # argparse has checked it
+        backend=backend,  # type: ignore[arg-type]  # argparse has checked it
     )
 
 
@@ -123,11 +137,11 @@ def _band(share: Share, metric: str) -> tuple[float, float] | None:
 
 def _table(verdicts: list[_Verdict], options: argparse.Namespace) -> Table:
     """Return one column a task, narrow enough for a terminal."""
-    names = Path(options.first).stem, Path(options.second).stem
+    names = told_apart(options.first, options.second)
     shown = Table(title=f"{options.metric}: {names[1]} against {names[0]}")
     shown.add_column("")
     for verdict in verdicts:
-        shown.add_column(verdict.task or "all queries", justify="right", no_wrap=True)
+        shown.add_column(verdict.task or "all queries", justify="right")
     found = [verdict.comparison for verdict in verdicts]
     interval = f"{found[0].confidence:.0%} interval"
     shown.add_row("classes" if options.by == "class" else "queries", *(str(c.units) for c in found))
@@ -145,12 +159,11 @@ def _text(band: tuple[float, float] | None) -> str:
     return "" if band is None else f"{band[0]:.4f} – {band[1]:.4f}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="razh compare",
-        description="Paired comparison of two methods: bootstrap interval, permutation test, band of tie orders.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _parser() -> Parser:
+    parser = Parser(
+        "compare",
+        "Paired comparison of two methods: bootstrap interval, permutation test, band of tie orders.",
+        _EPILOG,
     )
     parser.add_argument("first", metavar="FIRST.npz", help="codes file of one method")
     parser.add_argument("second", metavar="SECOND.npz", help="codes file of the other")
@@ -158,13 +171,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--by", choices=("query", "class"), default="query", help="what is resampled and swapped (query)"
     )
-    parser.add_argument("--samples", type=int, default=10_000, help="bootstrap samples and permutations (10000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
     parser.add_argument(
-        "--route",
-        choices=ROUTES,
-        default="auto",
-        help="how distances are counted; never changes a figure (numba: the razh[fast] extra)",
+        "--samples", type=int, action=within(Count), default=10_000, help="bootstrap samples and permutations (10000)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the comparison there")
+    parser.add_argument("--seed", type=int, action=within(Seed), default=0, help="of the random numbers (0)")
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="how distances are counted; never changes a figure (numba where it is installed)",
+    )
+    parser.add_argument("--json", type=given_path, metavar="FILE", help="write the comparison there")
     return parser

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from rich.console import Console
-
-from datamodules.download import DATASETS, fetch
+from razh.datamodules.download.fetch import DATASETS, fetch
+from razh.support.files import given_path
+from razh.support.terminal import Parser, Status, console, suggest
 
 __all__ = ["main"]
 
@@ -44,19 +43,14 @@ def main(argv: list[str]) -> int:
         news = f"{name} is in {root}"
     else:
         news = f"{name} was already in {root}, nothing to do"
-    place = "" if root == Path("data") / name else f" DATA_ROOT={root}"
-    Console(soft_wrap=True, highlight=False).print(f"{news}; next: make train DATASET={name}{place}", markup=False)
-    return 0
+    console().print(news)
+    suggest("train", f"--dataset={name}", *([] if root == Path("data") / name else [f"--data_root={root}"]))
+    return Status.DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="razh data",
-        description="Fetch a public data set, check it and unpack it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("data", "Fetch a public data set, check it and unpack it.", _EPILOG)
     parser.add_argument("name", help=f"data set: {', '.join(DATASETS)}")
-    parser.add_argument("--root", type=Path, metavar="FOLDER", help="where to put it (default: data/NAME)")
+    parser.add_argument("--root", type=given_path, metavar="FOLDER", help="where to put it (default: data/NAME)")
     parser.add_argument("--keep-archive", action="store_true", help="do not delete archives once they are unpacked")
     return parser

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-
-from razh.files import write_text
+from razh.retrieval.backends import BACKENDS, choose_backend
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, evaluate
-from razh.retrieval.hamming import ROUTES, choose_route
-from razh.retrieval.plots import distance_figure, precision_recall_figure, save_figure
 from razh.retrieval.reading import FORMS, ReadCodes, class_list, code_warnings, read_codes
-from razh.retrieval.report import table
+from razh.retrieval.report import left_out, notes, table
+from razh.retrieval.tasks import WORDS
+from razh.support.bounds import Bits, Finite, Radius, Rank, within
+from razh.support.files import given_path, write_json
+from razh.support.terminal import Parser, Status, UsageError, console, suggest
 
-__all__ = ["main", "read_input", "write_json"]
+__all__ = ["main", "read_input"]
 
 FOREIGN = {"query_index": None, "database_index": None, "form": "auto", "bits": None, "threshold": 0.0}
 
 _EPILOG = """\
 A codes file (.npz) holds query_codes, database_codes (packed bytes), query_labels, database_labels and bits, and
-optionally query_index, database_index, unseen_classes, class_names, fingerprint, protocol; docs/retrieval.md.
+optionally query_index, database_index, unseen_classes, validation_classes, class_names, fingerprint, protocol.
 
 Other files are named one by one: .npy, .npz:key, .mat:variable, .csv, .txt. Codes may be 0/1, -1/+1, real numbers
 (1 where >= threshold) or packed bytes; labels class ids, names, one-hot or multi-hot rows. What was detected is said.
@@ -55,28 +52,32 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     if options.per_query and not options.json:
         raise ValueError("--per-query needs --json: the AP of every query is written there")
-    console = Console()
+    out = console()
     read = read_input(options)
     codes = read.codes
-    choose_route(options.route)
-    console.print(*read.notes, sep="\n", style="dim", highlight=False)
+    choose_backend(options.backend)
+    out.print(*read.notes, sep="\n", style="dim")
     for warning in read.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
+        out.print(f"warning: {warning}", style="yellow")
     result = evaluate(
         codes,
         options.cutoff,
         options.precision_at,
         options.radius,
-        options.route,
+        options.backend,
         prefix="",
         row_order=options.row_order,
     )
     title = f"{options.codes or options.query_codes}: {codes.bits} bits, {len(codes.query_codes):,} queries, "
-    console.print(table(result.metrics, f"{title}{len(codes.database_codes):,} database items"))
-    for line in _remarks(result):
-        console.print(line, style="dim", highlight=False)
+    out.print(table(result.metrics, f"{title}{len(codes.database_codes):,} database items"), soft_wrap=False)
+    for line in _remarks(result, options.cutoff):
+        out.print(line, style="dim")
     _write(options, codes, result, read)
-    return 0
+    for name, file in (("distance_figure", "distances.png"), ("json", "figures.json")):
+        if not getattr(options, name):
+            suggest("evaluate", *argv, f"--{name}={file}")
+            break
+    return Status.DONE
 
 
 def read_input(options: argparse.Namespace) -> ReadCodes:
@@ -84,7 +85,8 @@ def read_input(options: argparse.Namespace) -> ReadCodes:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: neither a codes file nor the four arrays are named, or they do not fit together.
+        UsageError: neither a codes file nor the four arrays are named.
+        ValueError: they do not fit together.
     """
     names = ("query_codes", "database_codes", "query_labels", "database_labels")
     given = {name: getattr(options, name) for name in names if getattr(options, name)}
@@ -92,14 +94,16 @@ def read_input(options: argparse.Namespace) -> ReadCodes:
         _check_alone(options)
         codes = Codes.load(options.codes)
         if options.unseen_classes is not None:
-            codes = replace(codes, unseen_classes=class_list(options.unseen_classes, codes.class_names))
+            unseen = class_list(options.unseen_classes, codes.class_names)
+            held_out = codes.validation_classes and tuple(c for c in codes.validation_classes if c not in unseen)
+            codes = replace(codes, unseen_classes=unseen, validation_classes=held_out)
         said = (
             f"codes file: packed bytes, {codes.bits} bits; labels: {'multi-hot' if codes.multi_label else 'class ids'}"
         )
         return ReadCodes(codes, (said,), tuple(code_warnings(codes)))
     if options.codes or len(given) < len(names):
         missing = ", ".join(f"--{name.replace('_', '-')}" for name in names if name not in given)
-        raise ValueError(f"name one codes file, or all four arrays (missing: {missing or 'none, but a file as well'})")
+        raise UsageError(f"name one codes file, or all four arrays (missing: {missing or 'none, but a file as well'})")
     return read_codes(
         **given,
         query_index=options.query_index,
@@ -119,11 +123,13 @@ def _check_alone(options: argparse.Namespace) -> None:
             raise ValueError(f"--{option} goes with --query-codes; {options.codes} says it itself, leave it out")
 
 
-def _remarks(result: Evaluation) -> list[str]:
+def _remarks(result: Evaluation, cutoffs: Sequence[int]) -> list[str]:
     """Return what a reader of the table should know."""
-    remarks = ["value: expectation over the order of ties; worst and best: over all orders; chance: a random ranking"]
+    remarks = [*notes(result.metrics), *left_out(cutoffs, result.sizes["database"])]
     for name, task in result.tasks.items():
-        label = f"{name} queries" if name else "queries"
+        if name == "seen" and "trained" in result.tasks:  # said of its two parts
+            continue
+        label = f"queries of {WORDS[name]}" if name else "queries"
         if task.without_relevant:
             remarks.append(f"{task.without_relevant} {label} have no relevant database item and count 0")
         if task.self_matches:
@@ -135,15 +141,11 @@ def _write(options: argparse.Namespace, codes: Codes, result: Evaluation, read: 
     if options.json:
         content = result.as_dict(codes.class_names, per_query=options.per_query)
         write_json(options.json, {"notes": read.notes, "warnings": read.warnings, **content})
-    thorough = {name or "all": task for name, task in result.tasks.items() if task.precision is not None}
+    # matplotlib takes a while to import
+    from razh.retrieval.plots import distance_figure, group_curves, precision_recall_figure, save_figure
+
     if options.figure:
-        curves = {name: (task.precision, task.recall) for name, task in thorough.items()}
-        shown = {name: (p, r) for name, (p, r) in curves.items() if p is not None and r is not None}
-        if not shown:
-            raise ValueError(
-                "figure needs a precision–recall curve, but the file has no unseen queries; leave --figure out"
-            )
-        save_figure(precision_recall_figure(shown, f"{codes.bits} bits"), options.figure)
+        save_figure(precision_recall_figure(group_curves(result), f"{codes.bits} bits"), options.figure)
     if options.distance_figure:
         task = next(iter(result.tasks.values()))
         figure = distance_figure(task.counts[:, 1], task.counts[:, 0], f"{codes.bits} bits")
@@ -152,22 +154,8 @@ def _write(options: argparse.Namespace, codes: Codes, result: Evaluation, read: 
         codes.save(options.save)
 
 
-def write_json(path: str, content: Mapping[str, Any]) -> None:
-    """Write JSON at once: a file that exists is complete.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    write_text(Path(path), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="razh evaluate",
-        description="Exact, tie-aware retrieval figures of binary codes.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("evaluate", "Exact, tie-aware retrieval figures of binary codes.", _EPILOG)
     parser.add_argument("codes", nargs="?", metavar="CODES.npz", help="a codes file, as `razh test` writes it")
     foreign = parser.add_argument_group("codes made elsewhere")
     for name in ("query-codes", "database-codes", "query-labels", "database-labels"):
@@ -179,32 +167,45 @@ def _parser() -> argparse.ArgumentParser:
     foreign.add_argument(
         "--unseen-classes",
         metavar="IDS|NAMES|FILE",
-        help="e.g. 150-199, or zebra,okapi; splits the figures into unseen and seen (also with CODES.npz)",
+        help="e.g. 150-199, or zebra,okapi; figures of unseen and of seen classes apart (also with CODES.npz)",
     )
     foreign.add_argument("--form", choices=FORMS, default="auto", help="what the codes are; default: detect")
-    foreign.add_argument("--bits", type=int, help="code length, for packed codes that are not whole bytes")
     foreign.add_argument(
-        "--threshold", type=float, default=0.0, help="of real numbers; 0 for logits, 0.5 for probabilities"
+        "--bits", type=int, action=within(Bits), help="code length, for packed codes that are not whole bytes"
     )
+    foreign.add_argument(
+        "--threshold", type=float, action=within(Finite), default=0.0,
+        help="of real numbers; 0 for logits, 0.5 for probabilities",
+    )  # fmt: skip
     measure = parser.add_argument_group("what to measure")
-    measure.add_argument("--cutoff", type=int, nargs="*", default=[5000], metavar="R", help="ranks of mAP@R (5000)")
     measure.add_argument(
-        "--precision-at", type=int, nargs="*", default=[100], metavar="K", help="ranks of precision@K (100)"
+        "--cutoff", type=int, action=within(Rank), nargs="*", default=[5000], metavar="R",
+        help="ranks of mAP@R (5000); none from the database's size on: it is mAP there",
+    )  # fmt: skip
+    measure.add_argument(
+        "--precision-at", type=int, action=within(Rank), nargs="*", default=[100], metavar="K",
+        help="ranks of precision, recall and NDCG (100; precision also 1, 10)",
+    )  # fmt: skip
+    measure.add_argument(
+        "--radius", type=int, action=within(Radius), default=2, help="Hamming radius of precision and recall (2)"
     )
-    measure.add_argument("--radius", type=int, default=2, help="Hamming radius of precision and recall (2)")
     measure.add_argument(
         "--row-order", action="store_true", help="also map_row: ties in database order, as in older papers"
     )
     measure.add_argument(
-        "--route",
-        choices=ROUTES,
+        "--backend",
+        choices=BACKENDS,
         default="auto",
-        help="how distances are counted; never changes a figure (numba: the razh[fast] extra)",
+        help="how distances are counted; never changes a figure (numba where it is installed)",
     )
     output = parser.add_argument_group("what to write")
-    output.add_argument("--json", metavar="FILE", help="all figures, per class, and the curve")
+    output.add_argument("--json", type=given_path, metavar="FILE", help="all figures, per class, and the curves")
     output.add_argument("--per-query", action="store_true", help="with --json: the AP of every query as well")
-    output.add_argument("--figure", metavar="FILE", help="precision–recall curve, .png, .pdf or .svg")
-    output.add_argument("--distance-figure", metavar="FILE", help="distances of same-class and other-class pairs")
-    output.add_argument("--save", metavar="FILE.npz", help="the codes as a codes file, e.g. for `razh compare`")
+    output.add_argument("--figure", type=given_path, metavar="FILE", help="precision–recall curve, .png, .pdf or .svg")
+    output.add_argument(
+        "--distance-figure", type=given_path, metavar="FILE", help="distances of same-class and other-class pairs"
+    )
+    output.add_argument(
+        "--save", type=given_path, metavar="FILE.npz", help="the codes as a codes file, e.g. for `razh compare`"
+    )
     return parser

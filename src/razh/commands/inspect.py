@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
+
+from razh.support.terminal import Parser, Status, console, suggest
 
 __all__ = ["describe", "main"]
 
@@ -28,37 +28,29 @@ def main(argv: list[str]) -> int:
         FileNotFoundError: no such file.
         ValueError: it is damaged, no checkpoint of razh, or of a version that cannot be read.
     """
-    parser = argparse.ArgumentParser(
-        prog="razh inspect",
-        description="Show what is in a checkpoint.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", type=Path, help="a .ckpt file of `razh train`")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     found = describe(options.checkpoint)
-    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    out = console()
     if options.json:
-        console.print(json.dumps(found, indent=1), markup=False)
-        return 0
+        out.print(json.dumps(found, indent=1))
+        return Status.DONE
     for name, value in found.items():
         if name != "model":
-            console.print(f"{name.replace('_', ' '):<18} {_shown(value)}", markup=False)
-    console.print("\nmodel:", markup=False)
-    console.print(yaml.safe_dump(found["model"], sort_keys=False), markup=False, end="")
-    return 0
+            out.print(f"{name.replace('_', ' '):<18} {_shown(value)}")
+    out.print("\nmodel:")
+    out.print(yaml.safe_dump(found["model"], sort_keys=False), end="")
+    suggest("inspect", *argv, "--json")
+    return Status.DONE
 
 
 def describe(path: Path) -> dict[str, Any]:
     """Return the facts of a checkpoint as plain values.
 
     Raises:
-        FileNotFoundError, ValueError: see `razh.checkpoint.check`.
+        FileNotFoundError, ValueError: see `razh.run.checkpoint.read`.
     """
-    from razh import checkpoint  # torch and timm: `--help` need not wait for them
+    from razh.run import checkpoint  # torch and timm: `--help` need not wait for them
 
-    checkpoint.check(path)
     content = checkpoint.read(path)
     info, state = content["razh"], content["state_dict"]
     callbacks = content.get("callbacks", {})
@@ -80,6 +72,7 @@ def describe(path: Path) -> dict[str, Any]:
         "split_protocol": info.get("split_protocol"),
         "split_fingerprint": info.get("split_fingerprint"),
         "progress": info.get("progress"),
+        **{name: info[name] for name in ("refit", "collection") if name in info},
         "class_names": info.get("class_names", []),
         "attribute_names": info.get("attribute_names", []),
         "model": info.get("model"),
@@ -95,3 +88,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else "–" if value is None else str(value)
+
+
+def _parser() -> Parser:
+    parser = Parser("inspect", "Show what is in a checkpoint.", _EPILOG)
+    parser.add_argument("checkpoint", type=Path, help="a .ckpt file of `razh train`")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    return parser

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+
+from razh.support.bounds import NonNegative, within
+from razh.support.files import given_path
+from razh.support.terminal import Parser, Status, console, counted, suggest
 
 __all__ = ["Difference", "compare", "main"]
 
-COMPARED = ("test/", "codes/", "parts/", "attributes/", "split/")
+COMPARED = ("test/", "start/", "codes/", "parts/", "attributes/", "split/", "refit/")
 MACHINE = ("environment/", "git/")
-DIFFERENT = 2  # exit status
 
 _EPILOG = """\
 The run is repeated from RUN/config.yaml in a folder beside it, RUN-again (or --into); options after `--` are passed on
 to `razh train`. Figures and codes are then compared exactly, or within --tolerance.
 
-exit status: 0 the same, 2 different, 1 an error.
+exit status: 0 the same, 5 different; else that of `razh train`.
 
 examples:
   razh reproduce runs/synthetic/razh/64/seed0
@@ -55,43 +55,40 @@ def main(argv: list[str]) -> int:
             raise FileNotFoundError(f"no {name} in {run}; give the folder of a run that `razh train` has finished")
     if (again / "metrics.json").is_file():
         raise ValueError(f"{again} holds a run already; pass --into=FOLDER, or move it away")
-    from razh.cli import main as razh
+    from razh.cli.main import main as razh
 
     status = razh(["train", f"--config={run / 'config.yaml'}", f"--run_dir={again}", *passed])
     if status:
         return status
     differences, count = compare(run, again, options.tolerance)
-    console = Console(soft_wrap=True, highlight=False)
+    suggest("compare", run / "codes.npz", again / "codes.npz")
+    out = console()
     elsewhere = [d for d in _machine(run, again) if d.first != d.second]
     if elsewhere:
-        console.print(
-            "made elsewhere: " + ", ".join(f"{d.name} {d.first} → {d.second}" for d in elsewhere), markup=False
-        )
+        out.print("made elsewhere: " + ", ".join(f"{d.name} {d.first} → {d.second}" for d in elsewhere))
     if not differences:
         within = f" within {options.tolerance:g}" if options.tolerance else ""
-        console.print(f"reproduced: {count} values and the codes of {run} are the same{within}", markup=False)
-        return 0
-    table = Table(title=f"{len(differences)} of {count} values differ")
+        out.print(f"reproduced: {counted(count, 'value')} and the codes of {run} are the same{within}")
+        return Status.DONE
+    from rich.table import Table
+
+    table = Table(title=f"different: {len(differences)} of {counted(count, 'value')}")
     for column in ("value", run.name, again.name):
         table.add_column(column)
     for d in differences:
         table.add_row(d.name, str(d.first), str(d.second))
-    console.print(table)
-    return DIFFERENT
+    out.print(table, soft_wrap=False)
+    return Status.DIFFERENT
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="razh reproduce",
-        description="Repeat a run from its saved configuration and compare the figures.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--into", type=Path, default=None, help="folder of the repetition; default RUN-again")
+def _parser() -> Parser:
+    parser = Parser("reproduce", "Repeat a run from its saved configuration and compare the figures.", _EPILOG)
+    parser.add_argument("run", type=given_path, help="folder of a finished run")
+    parser.add_argument("--into", type=given_path, default=None, help="folder of the repetition; default RUN-again")
     parser.add_argument(
-        "--tolerance", type=float, default=0.0, help="largest difference of a figure that counts as the same; default 0"
-    )
+        "--tolerance", type=float, action=within(NonNegative), default=0.0,
+        help="largest difference of a figure that counts as the same; default 0",
+    )  # fmt: skip
     return parser
 
 

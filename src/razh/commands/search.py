@@ -1,32 +1,52 @@
-"""`razh search`: the nearest images in a file of codes."""
+"""`razh search`: the nearest images in an archive or a file of codes."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from razh.files import write_text
-from razh.retrieval.search import Gallery, Hits, find
+from razh.datamodules.files.walk import printable, suffixes
+from razh.index.archive import ArchiveGallery, Snapshot, is_archive
+from razh.index.duplicates import groups
+from razh.index.engines import ENGINES, Engine
+from razh.index.gallery import RERANKED, Gallery, Hits
+from razh.index.opening import MIN_RECALL, open_engine
+from razh.index.options import Encoding, add_encoding_options
+from razh.index.output import FORMATS, as_text, because
+from razh.index.queries import Queries, Ranking, find_each, find_together, load_for, resolve
+from razh.support.bounds import PositiveShare, Radius, Rank, within
+from razh.support.files import given_path, given_text, write_text
+from razh.support.terminal import Parser, Status, UsageError, console, counted, suggest
+
+if TYPE_CHECKING:
+    from razh.index.why import Shared, Why
 
 __all__ = ["main"]
 
-_EPILOG = """\
-A query is a path as it stands in the codes file, which needs no model, or an image or a folder of images, which the
-checkpoint that made the codes encodes. An image that is itself in the file by its path is left out of its own list.
+Reasons: TypeAlias = "Mapping[str, Sequence[Shared]]"  # by the path of a hit
 
-Images are ordered by Hamming distance, equal ones as they stand in the file. Codes of L bits have L + 1 distances only,
-so a list often ends among equals: how many more there are at its last distance is said.
+_EPILOG = """\
+A query is a path as it stands in the archive (or in a file of codes), or that of a file which is in the archive: this
+needs no model. Any other image, or folder of images, is encoded by the checkpoint that made the codes, which an archive
+remembers. An image that is itself there is left out of its own list.
+
+Images are ordered by Hamming distance, equal ones as they stand in the archive. Codes of L bits have L + 1 distances
+only, so a list often ends among equals: how many more there are at its last distance is said.
 
 examples:
+  razh search archive/ photos/cats/17.jpg --where class=cats
+  razh search archive/ 1.jpg 2.jpg --together --not 3.jpg --out hits.html
+  razh search archive/ --describe "crown color=red, bill shape=hooked:0.8"
+  razh search archive/ photos/cats/17.jpg --why
+  razh search archive/ --text "small red bird with a crest, no spots" --where folder=2024
+  razh search archive/ --duplicates --within 2
   razh search photos.npz cats/17.jpg --top 20
   razh search photos.npz new.jpg --checkpoint runs/cub/razh/64/seed0/checkpoints/best.ckpt --within 12
   razh search photos.npz queries/ --checkpoint best.ckpt --out hits.csv --figure hits.png --images photos/
@@ -48,136 +68,318 @@ def main(argv: list[str]) -> int:
         ValueError: the codes and the checkpoint do not belong together, or an option is out of range.
         OSError: an output file cannot be written.
     """
-    options = _parser().parse_args(argv)
-    if options.top < 1:
-        raise ValueError(f"--top={options.top} must be at least 1")
-    if options.within is not None and options.within < 0:
-        raise ValueError(f"--within={options.within} must be at least 0; it is a number of bits")
-    if options.figure and not options.images:
-        raise ValueError("--figure needs --images, the folder that was encoded: the codes file has no pictures")
-    gallery = Gallery.read(options.codes)
-    names, codes, rows, files = _queries(gallery, options)
-    hits = find(gallery, names, codes, rows, options.top, options.within)
-    out = Console(soft_wrap=True, highlight=False)
-    if options.out:
-        write_text(options.out, _table(hits))
-        out.print(f"{sum(len(one.found) for one in hits):,} hits of {len(hits):,} queries: {options.out}", markup=False)
+    options = _parser().parse_intermixed_args(argv)  # queries may stand behind options
+    _check(options)
+    gallery = _gallery(options)
+    if options.duplicates:
+        return _duplicates(gallery, options)
+    how = Encoding(workers=options.workers, max_megapixels=options.max_megapixels, precision=options.precision)
+    ranking = Ranking(options.ranking == "asymmetric", options.rerank == "features")
+    away = [query for query in options.unwanted if _is_image(query, gallery)]
+    wanted, unwanted = (
+        resolve(gallery, given, how, options.checkpoint, options.device, options.images, ranking)
+        for given in (options.queries, away)
+    )
+    if len(away) < len(options.unwanted) or options.describe or options.text:
+        words = [query for query in options.unwanted if query not in away]
+        wanted, unwanted = _described(wanted, unwanted, words, gallery, options)
+    if options.together or options.unwanted:
+        hits = [find_together(gallery, wanted, unwanted, options.top, options.within)]
     else:
-        _show(hits, gallery, options.within)
+        hits = find_each(gallery, wanted, options.top, options.within, _engine(gallery, options), ranking)
+    why = _why(hits, wanted.files, gallery, options) if options.why else []
+    out = console()
+    if options.out:
+        _write(hits, gallery, options, why)
+        found = counted(sum(len(one.found) for one in hits), "hit")
+        out.print(f"{found} of {counted(len(hits), 'query', 'queries')}: {options.out}")
+    else:
+        _show(hits, gallery, options.within, why)
     if options.figure:
-        _draw(hits, files, options)
-        out.print(f"pictures: {options.figure}", markup=False)
-    return 0
+        _draw(hits, wanted.files, gallery, options)
+        out.print(f"pictures: {options.figure}")
+    if not options.out:
+        suggest("search", *argv, "--out=hits.csv")
+    return Status.DONE
 
 
-def _queries(
-    gallery: Gallery, options: argparse.Namespace
-) -> tuple[list[str], NDArray[np.uint8], list[int], list[Path]]:
-    """Return names, codes, gallery rows (−1: none) and files of the queries, those that need a model last."""
-    at = {path: row for row, path in enumerate(gallery.paths)}
-    known = [query for query in options.queries if query in at]
-    others = [Path(query) for query in options.queries if query not in at]
-    rows = [at[query] for query in known]
-    files = [(options.images or Path()) / query for query in known]
-    codes = gallery.codes[rows]
-    for query in others:
-        if not query.exists():
-            raise FileNotFoundError(f"{query} is neither a path in {gallery.source} nor an image or a folder here")
-    if others:
-        # torch takes seconds to import: paths in the file do without.
-        from razh import checkpoint
-        from razh.encoding import device_named, digest_of, encode, find_images
-
-        if options.checkpoint is None:
-            raise ValueError(
-                f"{others[0]} is no path in {gallery.source}; to encode it, name the --checkpoint that made the codes"
-            )
-        source = find_images(others)
-        loaded = checkpoint.load(options.checkpoint, device=device_named(options.device))
-        if loaded.method.bits != gallery.bits:
-            raise ValueError(
-                f"{options.checkpoint} makes codes of {loaded.method.bits} bits, {gallery.source} has {gallery.bits}"
-            )
-        if gallery.checkpoint and digest_of(options.checkpoint) != gallery.checkpoint:
-            raise ValueError(
-                f"{gallery.source} was made with another checkpoint than {options.checkpoint}; its codes do not compare"
-            )
-        made, broken = encode(loaded.method, source, workers=options.workers)
-        if len(broken) == len(source.files):
-            raise ValueError(f"no query is a readable image; the first: {source.files[0]}")
-        whole = [i for i in range(len(source.files)) if i not in broken]
-        known += [source.names[i] for i in whole]
-        rows += [-1] * len(whole)
-        files += [source.files[i] for i in whole]
-        codes = np.concatenate([codes, made[whole]])
-    return known, codes, rows, files
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together, and find which of the paths is the archive, whatever their order."""
+    last = Path(options.queries[-1]) if options.queries else options.codes
+    if not _is_searched(options.codes) and _is_searched(last):
+        options.queries, options.codes = [str(options.codes), *options.queries[:-1]], last
+    described = options.describe or options.text
+    asked = options.queries or described
+    if not asked and not options.duplicates:
+        raise UsageError(
+            "there is no QUERY; give a path in the archive or an image, --describe, --text or --duplicates"
+        )
+    if asked and options.duplicates:
+        raise ValueError("--duplicates compares all images with each other; leave the queries out")
+    archive = is_archive(options.codes)
+    pictures = options.figure or (options.out and options.out.suffix == ".html")
+    if pictures and not options.images and not archive:
+        raise ValueError(f"{'--figure' if options.figure else '--out=….html'} needs --images, the folder that was "
+                         "encoded: the codes file has no pictures")  # fmt: skip
+    if described and (options.figure or not archive):
+        name = "--describe" if options.describe else "--text"
+        raise ValueError(f"{name} needs an archive (`razh index`), and no --figure: there is no image to draw; "
+                         "write --out=hits.html")  # fmt: skip
+    if options.why:
+        _check_why(options, archive)
+    if options.engine and options.ranking == "asymmetric":
+        raise ValueError("--ranking=asymmetric looks at every code; leave --engine out")
+    if options.engine and not archive:
+        raise ValueError(f"--engine needs an archive, {options.codes} is none; make one with `razh index`")
+    if options.engine and (options.together or options.unwanted):
+        raise ValueError("--together and --not look at every code; leave --engine out")
 
 
-def _show(hits: Sequence[Hits], gallery: Gallery, within: int | None) -> None:
-    console = Console(highlight=False)
-    for one in hits:
+def _check_why(options: argparse.Namespace, archive: bool) -> None:
+    if options.describe or options.text or options.together or options.unwanted or options.duplicates:
+        raise ValueError("--why compares one image with each of its hits; leave --describe, --text, --together, --not "
+                         "and --duplicates out")  # fmt: skip
+    if not options.images and not archive:
+        raise ValueError("--why needs --images, the folder that was encoded: the codes file has no pictures")
+
+
+def _is_image(query: str, gallery: Gallery) -> bool:
+    """Whether a query that is not wanted is an image, or looks like a path that should be one; else it is words."""
+    known = query in gallery.rows_of([query]) or Path(query).exists()
+    return known or not isinstance(gallery, ArchiveGallery) or "/" in query or Path(query).suffix.lower() in suffixes()
+
+
+def _described(
+    wanted: Queries, unwanted: Queries, words: Sequence[str], gallery: Gallery, options: argparse.Namespace
+) -> tuple[Queries, Queries]:
+    """Return the queries with what is described, and say how that was understood."""
+    assert isinstance(gallery, ArchiveGallery)  # see `_check`
+    from razh.index.describing import Asked, asked, asked_in_words, described, known_classes, parse
+    from razh.index.wording import sentence_vectors
+
+    known = known_classes(
+        gallery.archive, load_for(gallery, options.checkpoint, options.device, "words need a network")
+    )
+    vectors = sentence_vectors(options.text_model) if options.text_model else None
+
+    def understood(text: str) -> Asked:
+        found, unknown = asked_in_words(text, known, vectors)
+        console().print(f"described: {found.text}")
+        if unknown:
+            console().print(f"not understood: {', '.join(unknown)}")
+        return found
+
+    for text in options.describe:
+        description = asked(parse(text), known.names)
+        console().print(f"described: {description.text}")
+        wanted = wanted.beside(text, described(description, known))
+    for text in options.text:
+        wanted = wanted.beside(text, described(understood(text), known))
+    for text in words:
+        unwanted = unwanted.beside(text, described(understood(text), known))
+    return wanted, unwanted
+
+
+def _engine(gallery: Gallery, options: argparse.Namespace) -> Engine | None:
+    if options.engine is None or not isinstance(gallery, ArchiveGallery):
+        return None
+    return open_engine(gallery.archive, options.engine, options.uri, options.min_recall)
+
+
+def _write(hits: Sequence[Hits], gallery: Gallery, options: argparse.Namespace, why: Sequence[Reasons] = ()) -> None:
+    suffix = options.out.suffix.lower() if options.out.suffix.lower() in FORMATS else ".csv"
+    file_of = partial(gallery.file_of, images=options.images)
+    write_text(
+        options.out,
+        as_text(hits, suffix, file_of, str(options.codes), lambda row: gallery.codes[row].tobytes().hex(), why),
+    )
+
+
+def _why(hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options: argparse.Namespace) -> list[Reasons]:
+    """Return, for each query, what it shares with each of its hits."""
+    from razh.datamodules.images import read_image
+    from razh.index.why import explain
+
+    loaded = load_for(gallery, options.checkpoint, options.device, "--why needs a network")
+
+    def told(file: Path) -> Why:
+        return explain(loaded, read_image(file, max_megapixels=options.max_megapixels))
+
+    reasons: list[Reasons] = []
+    for one, file in zip(hits, files, strict=True):
+        own = told(file)
+        reasons.append({path: own.shared(told(gallery.file_of(path, options.images))) for _, path in one.found})
+    return reasons
+
+
+def _duplicates(gallery: Gallery, options: argparse.Namespace) -> int:
+    """List the groups of images that are within a distance of each other."""
+    within = options.within or 0
+    hits = []
+    for rows in groups(gallery, within):
+        near = np.bitwise_count(gallery.codes[rows] ^ gallery.codes[rows[0]]).sum(axis=1, dtype=np.int64).tolist()
+        names = [gallery.paths[row] for row in rows]
+        hits.append(Hits(names[0], list(zip(near[1:], names[1:], strict=True)), 0, False, rows[1:]))
+    out = console()
+    images = sum(1 + len(one.found) for one in hits)
+    if options.out:
+        _write(hits, gallery, options)
+    else:
+        for one in hits:
+            out.print(printable(one.query))
+            for distance, name in one.found:
+                out.print(f"  {distance:>3} {printable(name)}")
+    where = f": {options.out}" if options.out else ""
+    out.print(f"{counted(len(hits), 'group')} of {counted(images, 'image')} within {within} bits{where}")
+    return Status.DONE
+
+
+def _gallery(options: argparse.Namespace) -> Gallery:
+    """Return what is searched."""
+    where = _conditions(options.where)
+    if is_archive(options.codes):
+        return Snapshot(options.codes).gallery(where)
+    if where:
+        raise ValueError(f"--where needs an archive, {options.codes} is a file of codes; make one with `razh index`")
+    return Gallery.read(options.codes)
+
+
+def _is_searched(path: Path) -> bool:
+    return is_archive(path) or (path.suffix == ".npz" and path.is_file())
+
+
+def _conditions(given: Sequence[str]) -> dict[str, list[str]]:
+    """Return the words that are wanted by column: `class=cats,class=dogs,camera=hall`."""
+    found: dict[str, list[str]] = {}
+    for condition in (part for option in given for part in re.split(r",(?=[^,=]+=)", option)):  # words may have commas
+        name, equals, word = condition.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"--where={condition} is no condition; write COLUMN=WORD, such as class=cats")
+        found.setdefault(name.strip(), []).append(word.strip())
+    return found
+
+
+def _show(hits: Sequence[Hits], gallery: Gallery, within: int | None, why: Sequence[Reasons]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    for one, some in zip(hits, why or [{}] * len(hits), strict=True):
         limit = f", within {within}" if within is not None else ""
-        table = Table(title=Text(f"{one.query}{limit}"), title_justify="left")
+        table = Table(title=Text(f"{printable(one.query)}{limit}"), title_justify="left")
         table.add_column("", justify="right")
         table.add_column(f"bits of {gallery.bits}", justify="right")
         table.add_column("image", overflow="fold")
+        if why:
+            table.add_column("shared attributes (strength in query, in hit)", overflow="fold")
         for place, (distance, path) in enumerate(one.found, 1):
-            table.add_row(str(place), str(distance), Text(path))
+            reasons = [Text(because(some[path], most=3))] if path in some else []
+            table.add_row(str(place), f"{distance:g}", Text(printable(path)), *reasons)
         if one.found:
-            console.print(table)
+            out.print(table, soft_wrap=False)
         else:
-            console.print(f"{one.query}: none of {len(gallery.paths):,} images{limit}", markup=False)
+            out.print(f"{printable(one.query)}: none of {counted(len(gallery), 'image')}{limit}")
         if one.more:
-            console.print(f"{one.more:,} more at distance {one.found[-1][0]}", style="dim")
+            least = "at least " if one.at_least else ""
+            out.print(f"{least}{one.more:,} more at distance {one.found[-1][0]:g}", style="dim")
 
 
-def _table(hits: Sequence[Hits]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("query", "place", "distance", "path"))
-    for one in hits:
-        writer.writerows((one.query, place, *hit) for place, hit in enumerate(one.found, 1))
-    return text.getvalue()
-
-
-def _draw(hits: Sequence[Hits], files: Sequence[Path], options: argparse.Namespace) -> None:
+def _draw(hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options: argparse.Namespace) -> None:
     """Draw the first queries with their hits."""
-    from datamodules.images import evaluation_view, read_image
+    from razh.datamodules.images import evaluation_view, read_image
     from razh.figures.canvas import save
     from razh.figures.grid import SIDE, Neighbour, RetrievalRow, retrieval_figure
 
     def picture(path: Path) -> NDArray[np.uint8]:
         if not path.is_file():
-            raise FileNotFoundError(f"--images={options.images}: no file {path}; name the folder that was encoded")
-        pixels: NDArray[np.uint8] = evaluation_view(read_image(path), SIDE).permute(1, 2, 0).numpy()
+            raise FileNotFoundError(f"--images={options.images}: no file {printable(path)}; name the folder that was "
+                                    "encoded")  # fmt: skip
+        image = read_image(path, max_megapixels=options.max_megapixels)
+        pixels: NDArray[np.uint8] = evaluation_view(image, SIDE).permute(1, 2, 0).numpy()
         return pixels
 
     rows = []
     for one, file in list(zip(hits, files, strict=True))[:FIGURE_ROWS]:
         shown = one.found[:FIGURE_COLUMNS]
-        found = [Neighbour(picture(options.images / path), Path(path).stem, d) for d, path in shown]
-        rows.append(RetrievalRow(picture(file), Path(one.query).stem, None, found))
+        found = [Neighbour(picture(gallery.file_of(path, options.images)), path, d) for d, path in shown]
+        rows.append(RetrievalRow(picture(file), one.query, None, found))
     save(retrieval_figure(rows, f"nearest of {options.codes.name}"), options.figure)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="razh search",
-        description="Find the images whose codes are nearest.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("codes", type=Path, metavar="CODES.npz", help="a file that `razh encode` wrote")
-    parser.add_argument("queries", nargs="+", metavar="QUERY", help="a path in the file, or an image or folder")
-    parser.add_argument("--checkpoint", type=Path, help="that made the codes; for queries that are not in the file")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="hits a query (default: %(default)s)")
-    parser.add_argument("--within", type=int, metavar="BITS", help="only hits up to this Hamming distance")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write query, place, distance, path there")
+def _parser() -> Parser:
+    parser = Parser("search", "Find the images whose codes are nearest.", _EPILOG)
     parser.add_argument(
-        "--figure", type=Path, metavar="FILE.png", help=f"draw the first {FIGURE_ROWS} queries and their hits"
+        "codes", type=given_path, metavar="ARCHIVE", help="that `razh index` made, or a file that `razh encode` wrote"
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder that was encoded, for --figure")
-    parser.add_argument("--workers", type=int, help="processes that decode images (default: one a core, up to 8)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    parser.add_argument(
+        "queries", type=given_text, nargs="*", metavar="QUERY", help="a path in it, or an image or folder"
+    )
+    parser.add_argument(
+        "--where", type=given_text, action="append", default=[], metavar="COLUMN=WORD,…",
+        help="only images of which this is true: class=cats,camera=hall; of one column, any of its words; a folder=… "
+        "stands for those below it, too",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", type=given_path, help="that made the codes; for queries that are not in the file"
+    )
+    parser.add_argument(
+        "--top", type=int, action=within(Rank), default=10, metavar="N", help="hits a query (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--within", type=int, action=within(Radius), metavar="BITS", help="only hits up to this Hamming distance"
+    )
+    parser.add_argument(
+        "--together", action="store_true", help="all queries are one question: what is near to each of them"
+    )
+    parser.add_argument(
+        "--not", type=given_text, action="append", default=[], dest="unwanted", metavar="QUERY",
+        help="what is not wanted, a path, an image or words: what is near to it comes later",
+    )  # fmt: skip
+    parser.add_argument(
+        "--describe", type=given_text, action="append", default=[], metavar="ATTRIBUTES",
+        help="attributes in the place of an image: 'crown color=red, bill shape=hooked:0.8'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--why", action="store_true", help="say which attributes a query and its hits share; of checkpoints with parts"
+    )
+    parser.add_argument(
+        "--text", type=given_text, action="append", default=[], metavar="WORDS",
+        help="words in the place of an image, matched with the names of attributes and classes: 'small red bird'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--text-model", type=given_text, metavar="MODEL",
+        help="also match by the meaning of sentences: name or folder of a sentence-transformers model",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ranking", choices=("hamming", "asymmetric"), default="hamming",
+        help="asymmetric: a bit counts by how sure the query's own logits are of it (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rerank", choices=("features",),
+        help=f"put the first {RERANKED} in the order of real-valued features, which `razh index --features` keeps",
+    )  # fmt: skip
+    parser.add_argument(
+        "--duplicates", action="store_true",
+        help="no query, but groups of images with equal codes, or within so many bits of each other (--within)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--engine", choices=ENGINES,
+        help="what searches an archive: flat and ivf are FAISS, milvus is a server (default: every code is looked at)",
+    )  # fmt: skip
+    parser.add_argument("--uri", type=given_text, help="of the Milvus server, http://localhost:19530")
+    parser.add_argument(
+        "--min-recall", type=float, action=within(PositiveShare), default=MIN_RECALL,
+        help="share of the nearest that ivf must find when it is built (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out",
+        type=given_path,
+        metavar="FILE",
+        help="write the hits there: .csv, .json, or .html, a page with pictures",
+    )
+    parser.add_argument(
+        "--figure", type=given_path, metavar="FILE.png", help=f"draw the first {FIGURE_ROWS} queries and their hits"
+    )
+    parser.add_argument("--images", type=given_path, metavar="DIR", help="the folder that was encoded, for --figure")
+    add_encoding_options(parser)
     return parser

@@ -13,7 +13,9 @@ from typing import Any
 
 import yaml
 
-from razh.sweeps import Search, available, check, find
+from razh.support.bounds import Count, within
+from razh.support.terminal import Parser, Status, UsageError, suggest
+from razh.tuning.sweeps import Search, available, command_lines, find
 
 __all__ = ["main"]
 
@@ -49,15 +51,18 @@ def main(argv: list[str]) -> int:
     if options.agent:
         return _agent(options.agent, options.count)
     if not options.sweep:
-        raise ValueError(f"no sweep is named; give SWEEP=NAME or a file, NAME from {', '.join(available())}")
+        raise UsageError(f"no sweep is named; give a file, or one of {', '.join(available())}")
     search = find(options.sweep)
-    check(search, fixed)
+    from razh.cli.lightning_cli import check_fits
+
+    check_fits(command_lines(search, fixed))
     log.info("sweep %s: %d parameters, all of them options", search.name, len(search.space.names))
     if options.check:
-        return 0
+        suggest("sweep", *(word for word in argv if word != "--check"))
+        return Status.DONE
     _refuse_without_server()
     agent = _create(search, fixed, options)
-    return _agent(agent, options.count) if agent else 1
+    return _agent(agent, options.count) if agent else Status.REFUSED
 
 
 def _create(search: Search, fixed: list[str], options: argparse.Namespace) -> str | None:
@@ -99,24 +104,24 @@ def _environment() -> dict[str, str]:
 
 
 def _refuse_without_server() -> None:
-    from razh.loggers import why_offline
+    from razh.run.loggers import why_offline
 
     reason = why_offline()
     if reason is not None:
-        raise OSError(f"W&B: {reason}; sweeps need its server, `razh tune` (make tune) does the same without")
+        raise OSError(f"W&B: {reason}; sweeps need its server, `razh tune` does the same without")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="razh sweep",
-        description="A hyper-parameter search with W&B: checked, created, and worked on by an agent.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> Parser:
+    parser = Parser(
+        "sweep",
+        "A hyper-parameter search with W&B: checked, created, and worked on by an agent.",
+        _EPILOG,
     )
     parser.add_argument("sweep", nargs="?", help=f"a file, or one of {', '.join(available())}")
     parser.add_argument("--agent", metavar="ID", help="join this sweep (ENTITY/PROJECT/ID) and create none")
-    parser.add_argument("--count", type=int, help="trials of the agent; until the sweep ends, if not given")
+    parser.add_argument(
+        "--count", type=int, action=within(Count), help="trials of the agent; until the sweep ends, if not given"
+    )
     parser.add_argument("--check", action="store_true", help="check the parameters and stop")
     parser.add_argument("--project", default=os.environ.get("WANDB_PROJECT") or "razh", help="in W&B (razh)")
     parser.add_argument("--entity", help="user or team in W&B")

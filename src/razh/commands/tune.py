@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from razh.sweeps import available, check, find
+from razh.support.bounds import Count, Processes, Seed, within
+from razh.support.terminal import Parser, Status, console, counted, suggest
+from razh.tuning.sweeps import available, command_lines, find
 
 if TYPE_CHECKING:
     import optuna
@@ -51,14 +49,13 @@ def main(argv: list[str]) -> int:
     """
     options, fixed = _parser().parse_known_args(argv)
     if importlib.util.find_spec("optuna") is None:
-        raise ModuleNotFoundError("`razh tune` needs Optuna; pip install 'razh[tune]'")
-    for name in ("trials", "workers"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name}={getattr(options, name)} must be at least 1")
+        raise ModuleNotFoundError('`razh tune` needs Optuna; pip install "optuna>=4"')
     search = find(options.search)
-    check(search, fixed)
+    from razh.cli.lightning_cli import check_fits
 
-    from razh.tuning import Tuner
+    check_fits(command_lines(search, fixed))
+
+    from razh.tuning.study import Tuner
 
     folder = Path("runs") / "tune" / (options.study or search.name)
     tuner = Tuner(search, fixed, folder, options.workers, options.sampler_seed)
@@ -68,15 +65,17 @@ def main(argv: list[str]) -> int:
 def _show(study: optuna.Study, metric: str, folder: Path) -> int:
     from optuna.trial import TrialState
 
-    from razh.tuning import chosen, command_line
+    from razh.tuning.study import chosen
 
     states = [trial.state for trial in study.trials]
     done, failed = states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)
-    console = Console(soft_wrap=True, highlight=False)
+    out = console()
     if not done:
-        console.print(f"no trial of {failed} has a value; see trials.csv in {folder}", markup=False)
-        return 1
-    shown = Table(title=f"{folder.name}: {done} trials, {failed} failed; best by {metric}")
+        out.print(f"no trial of {failed} has a value; see trials.csv in {folder}")
+        return Status.REFUSED
+    from rich.table import Table
+
+    shown = Table(title=f"{folder.name}: {counted(done, 'trial')}, {failed} failed; best by {metric}")
     for name in ("trial", metric, *study.best_trial.params):
         shown.add_column(name, overflow="fold")
     complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
@@ -84,22 +83,19 @@ def _show(study: optuna.Study, metric: str, folder: Path) -> int:
     for trial in complete[:5]:
         values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in chosen(trial).values()]
         shown.add_row(str(trial.number), f"{trial.value:.4f}", *values)
-    console.print(shown)
-    console.print(f"train and test the best: {command_line(study.best_trial)}", markup=False)
-    return 0
+    out.print(shown)
+    suggest("train", *study.best_trial.user_attrs["options"])
+    return Status.DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="razh tune",
-        description="A hyper-parameter search on this machine, by validation classes.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser("tune", "A hyper-parameter search on this machine, by validation classes.", _EPILOG)
     parser.add_argument("search", help=f"a file, or one of {', '.join(available())}")
-    parser.add_argument("--trials", type=int, default=20, help="of the study, those of earlier calls included (20)")
-    parser.add_argument("--workers", type=int, default=1, help="trials at a time (1)")
+    parser.add_argument(
+        "--trials", type=int, action=within(Count), default=20,
+        help="of the study, those of earlier calls included (20)",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, action=within(Processes), default=1, help="trials at a time (1)")
     parser.add_argument("--study", help="its name; that of the search, if not given")
-    parser.add_argument("--sampler_seed", type=int, default=0, help="of the choices (0)")
+    parser.add_argument("--sampler_seed", type=int, action=within(Seed), default=0, help="of the choices (0)")
     return parser

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from razh.figures.fonts import families
-from razh.files import replacing
+from razh.support.files import replacing
 
 __all__ = ["DPI", "INK", "MUTED", "RIGHT", "WRONG", "Canvas", "resized", "save"]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from razh.figures.choice import choose_queries
-from razh.figures.grid import Neighbour, RetrievalRow
+from razh.figures.grid import Group, Neighbour, RetrievalRow
 from razh.figures.parts import PALETTE, SIDE, PartPicture, merge_by_attribute, part_map
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, TaskResult, retrieval_tasks
@@ -50,7 +50,7 @@ def retrieval_rows(codes: Codes, task: TaskResult, load: Load, queries: int, nei
         index = index[np.isin(codes.query_labels, codes.unseen_classes)]
     chosen = choose_queries(task.values["map"], task.labels, queries)
     # One more than is shown: an image never retrieves itself.
-    near, order = rank(asked.query_codes[chosen], codes.database_codes, codes.bits, neighbours + 1, route="numpy")
+    near, order = rank(asked.query_codes[chosen], codes.database_codes, codes.bits, neighbours + 1, backend="numpy")
     rows = []
     for query, distances, places in zip(chosen, near, order, strict=True):
         label = int(task.labels[query])
@@ -64,9 +64,16 @@ def retrieval_rows(codes: Codes, task: TaskResult, load: Load, queries: int, nei
 def _neighbour(codes: Codes, row: int, distance: int, label: int, load: Load) -> Neighbour:
     assert codes.database_index is not None
     other = int(codes.database_labels[row])
-    seen = codes.unseen_classes is not None and other not in codes.unseen_classes
     image = _pixels(load(int(codes.database_index[row])))
-    return Neighbour(image, _class_name(codes, other), distance, right=other == label, seen=seen)
+    return Neighbour(image, _class_name(codes, other), distance, right=other == label, group=_group(codes, other))
+
+
+def _group(codes: Codes, label: int) -> Group:
+    if codes.unseen_classes is None or label in codes.unseen_classes:
+        return "unseen"
+    if codes.validation_classes is None:
+        return "seen"
+    return "validation" if label in codes.validation_classes else "trained"
 
 
 def _class_name(codes: Codes, label: int) -> str:
@@ -85,18 +92,18 @@ def part_pictures(
     labels: Sequence[int],
     class_names: Sequence[str],
     attribute_names: Sequence[str],
-    truth: Callable[[int], NDArray[np.uint8]] | None = None,
+    truth: Callable[[int], NDArray[np.uint8] | None] = lambda index: None,
 ) -> list[PartPicture]:
     """Return images with the parts that a method finds in them.
 
     Args:
-        module: a RAZH that uses parts; it is left in the mode it was in, and no random state is touched.
+        module: a method that `FindsParts`; it is left in the mode it was in, and no random state is touched.
         load: gives the images.
         index: dataset indices (n,) of the images.
         labels: their class ids (n,).
         class_names: by class id.
         attribute_names: by attribute id.
-        truth: gives the true parts (S, S) of an image, where they are known.
+        truth: gives the true parts (S, S) of an image; None where they are not known.
     """
     images = torch.stack([load(int(i)) for i in index])
     batch = {"image": images.to(module.device), "label": torch.as_tensor(labels, device=module.device)}
@@ -115,7 +122,7 @@ def part_pictures(
                 seen=int(label) in seen,
                 parts=part_map(weights, module.backbone.grid, SIDE),
                 attributes={part: attribute_names[a] for part, a in enumerate(matched or ())},
-                truth=truth(int(i)) if truth is not None else None,
+                truth=truth(int(i)),
             )
         )
     return pictures
@@ -130,10 +137,8 @@ def _find_parts(module: Any, batch: dict[str, Tensor]) -> tuple[NDArray[np.float
     try:
         with torch.random.fork_rng(devices):  # the random match of a control must not move the run's generator
             torch.manual_seed(0)
-            if hasattr(module, "matcher"):
-                parts = module.parts(batch)
-                return parts.assignment.float().cpu().numpy(), parts.match.choice.argmax(dim=-1).cpu().numpy()
-            spatial = module.patches(batch)[:, module.backbone.prefix :]
-            return module.clustering(spatial)[1].float().cpu().numpy(), None
+            _, assignment, match = module.find_parts(batch)
+            chosen = None if match is None else match.choice.argmax(dim=-1).cpu().numpy()
+            return assignment.float().cpu().numpy(), chosen
     finally:
         module.train(was_training)

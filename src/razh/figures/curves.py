@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from razh.figures.canvas import INK, MUTED, RIGHT, WRONG
 from razh.figures.names import readable, shortened
-from razh.retrieval.plots import distance_figure, precision_recall_figure
+from razh.retrieval.plots import Curves, distance_figure, precision_recall_figure
 
 __all__ = ["best_epoch", "classes_figure", "distances", "precision_recall", "training_figure"]
 
@@ -24,24 +24,21 @@ MOST_CLASSES = 80
 SHARE = 1e-4  # of the pairs: distances of fewer pairs lie outside of the picture
 
 
-def precision_recall(
-    precision: ArrayLike, recall: ArrayLike, counts: NDArray[np.int64], name: str, title: str
-) -> Figure:
-    """Draw precision over recall, a point a Hamming radius, and what a random ranking would have.
+def precision_recall(curves: Curves, chance: tuple[float, float], title: str) -> Figure:
+    """Draw precision over recall, a point a rank, and what a random ranking of the first curve's queries would have.
 
     Args:
-        precision: mean precision within each radius (L + 1,).
-        recall: mean recall within each radius (L + 1,).
-        counts: pairs by distance and relevance (L + 1, 2); their share of relevant pairs is the chance.
-        name: of the curve.
+        curves: by name, mean precision (K,) and mean recall (K,).
+        chance: precision and mAP of that random ranking: its precision is the same at every rank, and its mAP, a little
+            higher, is the chance beside `map` in tables.
         title: above the axes.
     """
-    figure = precision_recall_figure({name: (precision, recall)})
+    figure = precision_recall_figure(curves)
     axes = figure.axes[0]
-    chance = counts[:, 1].sum() / max(1, counts.sum())
-    axes.axhline(chance, color=MUTED, linestyle="--", linewidth=1.2, label=f"random ranking ({chance:.3f})")
-    axes.set(xlabel="recall within a Hamming radius", ylabel="precision (an empty ball counts 0)")
-    top = max(float(np.max(np.asarray(precision))), float(chance))
+    words = f"random ({next(iter(curves)).partition(' ')[0]}): precision {chance[0]:.3f}, mAP {chance[1]:.3f}"
+    axes.axhline(chance[0], color=MUTED, linestyle="--", linewidth=1.2, label=words)
+    axes.set(xlabel="recall", ylabel="precision")
+    top = max(chance[0], *(float(np.max(precision)) for precision, _ in curves.values()))
     axes.set_ylim(0, min(1.02, 1.25 * top + 0.02))
     _finish(figure, title)
     return figure
@@ -81,7 +78,7 @@ def _finish(figure: Figure, title: str) -> None:
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
     figure.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=7.5, frameon=False, handlelength=1.6)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7.2, frameon=False, handlelength=1.6)
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -173,7 +170,8 @@ def _panel(axes: Axes, epochs: NDArray[Any], rows: Rows, name: str, best: int | 
 
 def _column(rows: Rows, name: str) -> NDArray[np.float64]:
     """Return a column (n,); NaN where a row has no value."""
-    return np.array([float(row.get(name) or "nan") for row in rows], dtype=np.float64)
+    values = (row.get(name) for row in rows)
+    return np.array([math.nan if value in (None, "") else float(value) for value in values], dtype=np.float64)
 
 
 # ----------------------------------------------------------------------------------------------------------- classes

@@ -2,20 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from razh.figures.canvas import INK, MUTED, RIGHT, WRONG, Canvas
-from razh.figures.names import readable, wrapped
+from razh.figures.names import folded, readable, wrapped
 
-__all__ = ["Neighbour", "RetrievalRow", "retrieval_figure"]
+__all__ = ["Group", "Neighbour", "RetrievalRow", "retrieval_figure"]
 
 SIDE, GAP, BELOW = 96, 12, 56  # pixels: of a picture, between pictures, for the words under one
 LEFT, TOP, EDGE = 164, 84, 14
 LINE = 17  # characters that fit under a picture
-LEGEND, SHORT_LEGEND, LETTER = 1060, 560, 12  # pixels: of the line above the pictures, of a letter of the title
+LEGEND, SHORT_LEGEND, LETTER = 1200, 560, 12  # pixels: of the line above the pictures, of a letter of the title
+HELD_OUT = "(v) "  # before the name of a validation class
+MEANINGS = {
+    "seen": "italics: seen class",
+    "trained": "italics: trained class",
+    "validation": f"{HELD_OUT}validation class (held out)",
+}
+Group: TypeAlias = Literal["unseen", "validation", "trained", "seen"]
 DASHES = (0, (2.2, 1.4))
 
 
@@ -23,14 +31,15 @@ DASHES = (0, (2.2, 1.4))
 class Neighbour:
     """A retrieved image: pixels (S, S, 3) uint8, class name, Hamming distance, whether the class is the query's.
 
-    Where classes are not known, `right` is None, and the name is that of the image.
+    `group` says whether the class was trained on or held out for validation, or just `seen` where that is not known.
+    Where classes are not known, `right` is None, and the name is the path of the image.
     """
 
     image: NDArray[np.uint8]
     name: str
-    distance: int
+    distance: float
     right: bool | None = None
-    seen: bool = False
+    group: Group = "unseen"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +70,11 @@ def retrieval_figure(rows: Sequence[RetrievalRow], title: str = "") -> Figure:
     wanted = max(LEGEND if classes else SHORT_LEGEND, 2 * EDGE + LETTER * len(title))
     width = max(LEFT + SIDE + 2 * GAP + columns * step + EDGE, wanted)
     canvas = Canvas(width, TOP + len(rows) * (SIDE + BELOW))
-    _legend(canvas, title, classes)
+    _legend(canvas, title, classes, {neighbour.group for row in rows for neighbour in row.neighbours})
     for number, row in enumerate(rows):
         y = TOP + number * (SIDE + BELOW)
-        canvas.text(EDGE, y, wrapped(readable(row.name), 16, 5), 6.5, weight="bold")
+        name = wrapped(readable(row.name), 16, 5) if classes else folded(row.name, 16, 5)
+        canvas.text(EDGE, y, name, 6.5, weight="bold")
         if row.ap is not None:
             canvas.text(EDGE, y + SIDE - 14, f"AP {row.ap:.2f}", 7, color=MUTED)
         canvas.image(LEFT, y, row.image, SIDE)
@@ -81,8 +91,10 @@ def _draw(canvas: Canvas, x: float, y: float, neighbour: Neighbour) -> None:
         _mark(canvas, x, y, SIDE, neighbour.right)
     canvas.text(x + SIDE / 2, y + SIDE + 6, str(neighbour.distance), 6.5, ha="center", color=colour, weight="bold")
     if not neighbour.right:
-        style = "italic" if neighbour.seen else "normal"
-        name = wrapped(readable(neighbour.name), LINE, 2)
+        style = "normal" if neighbour.group == "unseen" else "italic"
+        held_out = HELD_OUT if neighbour.group == "validation" else ""
+        known = neighbour.right is not None
+        name = wrapped(held_out + readable(neighbour.name), LINE, 2) if known else folded(neighbour.name, LINE, 2)
         canvas.text(x + SIDE / 2, y + SIDE + 22, name, 5, ha="center", color=INK, style=style)
 
 
@@ -94,7 +106,7 @@ def _mark(canvas: Canvas, x: float, y: float, side: float, right: bool) -> None:
     canvas.badge(x + side - 3, y + 3, "✓" if right else "✗", 6.5, box, color="white", weight="bold")
 
 
-def _legend(canvas: Canvas, title: str, classes: bool) -> None:
+def _legend(canvas: Canvas, title: str, classes: bool, groups: set[Group]) -> None:
     canvas.text(EDGE, 14, title, 9, weight="bold")
     y = 46
     canvas.text(LEFT + SIDE / 2, y + 6, "query", 7, ha="center", color=MUTED)
@@ -106,4 +118,5 @@ def _legend(canvas: Canvas, title: str, classes: bool) -> None:
         _mark(canvas, x, y, 24, right)
         canvas.text(x + 40, y + 6, words, 7, color=MUTED)
         x += 150
-    canvas.text(x, y + 6, "number: Hamming distance    italics: class seen in training", 7, color=MUTED)
+    meanings = "".join(f"    {words}" for group, words in MEANINGS.items() if group in groups)
+    canvas.text(x, y + 6, f"number: Hamming distance{meanings}", 7, color=MUTED)

@@ -3,7 +3,7 @@
 import re
 import textwrap
 
-__all__ = ["readable", "shortened", "wrapped"]
+__all__ = ["folded", "readable", "shortened", "wrapped"]
 
 
 def readable(name: str) -> str:
@@ -19,6 +19,15 @@ def readable(name: str) -> str:
 def wrapped(text: str, width: int, lines: int) -> str:
     """Return the text in at most `lines` lines of at most `width` characters; what does not fit becomes an ellipsis."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…", break_on_hyphens=False))
+
+
+def folded(path: str, width: int, lines: int) -> str:
+    """Return a path as it is in at most `lines` lines of `width` characters; an ellipsis stands for its middle."""
+    room = width * lines
+    if len(path) > room:
+        head = (room - 1) // 2
+        path = f"{path[:head]}…{path[head + 1 - room :]}"
+    return "\n".join(path[start : start + width] for start in range(0, len(path), width))
 
 
 def shortened(text: str, width: int) -> str:

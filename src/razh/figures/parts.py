@@ -116,7 +116,7 @@ def parts_figure(
     """Draw images, their true parts where they are known, the parts that were found, and which attribute each has.
 
     Args:
-        pictures: images of seen classes come left, those of unseen classes right.
+        pictures: images of trained classes come left, those of unseen classes right.
         title: above the figure.
         true_names: names of the true parts 1, 2, ….
         photos: False shows nothing of the images: parts are painted on grey.
@@ -136,7 +136,7 @@ def parts_figure(
     canvas.text(EDGE, 14, title, 9, weight="bold")
     for column, side in enumerate(sides):
         x = EDGE + column * width
-        _headings(canvas, x, "seen classes" if side[0].seen else "unseen classes", columns)
+        _headings(canvas, x, "trained classes" if side[0].seen else "unseen classes", columns)
         for row, picture in enumerate(side):
             _draw(canvas, x, TOP + row * ROW, picture, columns)
     if with_truth:

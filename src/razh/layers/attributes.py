@@ -1,6 +1,6 @@
 """Parts and attributes: which attribute a part shows, and patches that give way to it."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,34 +20,52 @@ class Match(NamedTuple):
     score: Tensor
 
 
-class AttributeMatcher(nn.Module):
-    """Match each part with one of the attributes that the image's class has.
+class FoundParts(NamedTuple):
+    """Parts that were found in a batch.
 
-    Of RAZH (arXiv 2503.07037) we know "aligning each part with its nearest attribute" and that attributes are split
-    into the image's own and the others. Our reading (a guess): cosine in a learned common space, nearest among the
-    own attributes, straight-through softmax.
+    vectors: (B, K, D), one for each part.
+    assignment: (B, N, K + 1) share of every patch in each part; the last column is the background.
+    match: the attribute of each part among those of the image's class; None without labels, or without a matcher.
+    """
 
-    `choice` makes the controls: `nearest` is the method, `random` draws from the image's own attributes, `other` from
-    those the class does not have. `balance > 0` runs that many Sinkhorn steps, so that not all parts of an image take
-    one attribute. `gumbel=True` adds noise to the choice in training.
+    vectors: Tensor
+    assignment: Tensor
+    match: Match | None
+
+
+class ReadAttributes(NamedTuple):
+    """Attributes that were read in a batch, and where.
+
+    strength: (B, M), 0 is the training classes' mean, 1 their deviation.
+    places: (B, M, N) what each patch adds to a strength; they sum to it.
+    assignment: (B, N, K + 1) share of every patch in each part; the last column is the background.
+    part: (M,) that each attribute is read from, or from most of all.
+    """
+
+    strength: Tensor
+    places: Tensor
+    assignment: Tensor
+    part: Tensor
+
+
+class AttributeChoice(nn.Module):
+    """Choose for each part one of the attributes that the image's class has, by similarities that are given.
+
+    `choice` makes the controls: `nearest` is the method, `random` draws from the image's positive attributes, `other`
+    from those the class does not have. `balance > 0` runs that many Sinkhorn steps, so that not all parts of an image
+    take one attribute. `gumbel=True` adds noise to the choice in training.
     """
 
     def __init__(
         self,
-        dim: int,
-        vector_dim: int,
-        embed_dim: int = 64,
         temperature: float = 0.1,
         choice: Literal["nearest", "random", "other"] = "nearest",
         balance: int = 0,
         gumbel: bool = False,
     ) -> None:
-        """Build the layer.
+        """Build the layer, which has no parameters.
 
         Args:
-            dim: width D of the parts.
-            vector_dim: width V of the attribute vectors.
-            embed_dim: width of the common space.
             temperature: τ of the softmax over attributes.
             choice: `nearest`, or the controls `random` and `other`.
             balance: Sinkhorn steps over (part, attribute); 0 for none.
@@ -57,19 +75,22 @@ class AttributeMatcher(nn.Module):
         if temperature <= 0:
             raise ValueError(f"match temperature={temperature} must be above 0")
         self.temperature, self.choice, self.balance, self.gumbel = temperature, choice, balance, gumbel
-        self.part = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, embed_dim, bias=False))
-        self.attribute = nn.Linear(vector_dim, embed_dim, bias=False)
 
-    def similarity(self, parts: Tensor, attribute_vectors: Tensor) -> Tensor:
-        """Return the cosine (B, K, M) of parts (B, K, D) with attribute vectors (M, V)."""
-        return F.normalize(self.part(parts), dim=-1) @ F.normalize(self.attribute(attribute_vectors), dim=-1).T
+    def choose(self, similarity: Tensor, positive: Tensor, among: Tensor | None = None) -> Match:
+        """Choose an attribute for each part by similarities (B, K, M).
 
-    def forward(self, parts: Tensor, attribute_vectors: Tensor, own: Tensor) -> Match:
-        """Match parts (B, K, D) with attributes (M, V), of which own (B, M, bool) are the image's."""
-        similarity = self.similarity(parts, attribute_vectors)
+        Args:
+            similarity: (B, K, M).
+            positive: (B, M, bool), attributes of the image.
+            among: (K, M, bool), attributes that each part can show; one that can show none of the image's takes any of
+                them. None: all.
+        """
         if self.choice == "other":  # a class that has every attribute has no others: any will do
-            own = ~own | own.all(dim=-1, keepdim=True)
-        allowed = own.unsqueeze(1).expand_as(similarity)
+            positive = ~positive | positive.all(dim=-1, keepdim=True)
+        allowed = positive.unsqueeze(1).expand_as(similarity)
+        if among is not None:
+            shown = allowed & among
+            allowed = torch.where(shown.any(dim=-1, keepdim=True), shown, among | ~among.any(dim=-1, keepdim=True))
         logits = similarity / self.temperature
         if self.choice != "nearest":
             logits = torch.rand_like(logits) + 0 * logits
@@ -82,6 +103,36 @@ class AttributeMatcher(nn.Module):
         hard = F.one_hot(soft.argmax(dim=-1), soft.shape[-1]).to(soft.dtype)
         choice = hard + (soft - soft.detach())  # in this order the sum is exactly one-hot
         return Match(similarity, choice, (similarity * hard).sum(dim=-1))
+
+
+class AttributeMatcher(AttributeChoice):
+    """Match each part with one of the attributes that the image's class has.
+
+    Of RAZH (arXiv 2503.07037) we know "aligning each part with its nearest attribute" and that attributes are split
+    into the image's positive ones and the others. Our reading (a guess): cosine in a learned common space, nearest
+    among the positive attributes, straight-through softmax.
+    """
+
+    def __init__(self, dim: int, vector_dim: int, embed_dim: int = 64, **choice: Any) -> None:
+        """Build the layer.
+
+        Args:
+            dim: width D of the parts.
+            vector_dim: width V of the attribute vectors.
+            embed_dim: width of the common space.
+            **choice: see `AttributeChoice`.
+        """
+        super().__init__(**choice)
+        self.part = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, embed_dim, bias=False))
+        self.attribute = nn.Linear(vector_dim, embed_dim, bias=False)
+
+    def similarity(self, parts: Tensor, attribute_vectors: Tensor) -> Tensor:
+        """Return the cosine (B, K, M) of parts (B, K, D) with attribute vectors (M, V)."""
+        return F.normalize(self.part(parts), dim=-1) @ F.normalize(self.attribute(attribute_vectors), dim=-1).T
+
+    def forward(self, parts: Tensor, attribute_vectors: Tensor, positive: Tensor) -> Match:
+        """Match parts (B, K, D) with attributes (M, V), of which positive (B, M, bool) are the image's."""
+        return self.choose(self.similarity(parts, attribute_vectors), positive)
 
 
 def sinkhorn(logits: Tensor, allowed: Tensor, steps: int) -> Tensor:
@@ -176,3 +227,19 @@ def best_share(score: Tensor, share: float, eligible: Tensor) -> Tensor:
     wanted = round(share * int(eligible.sum()))
     best = score.masked_fill(~eligible, -torch.inf).flatten().topk(wanted).indices
     return torch.zeros_like(score).flatten().index_fill(0, best, 1.0).view_as(score)
+
+
+def relative_strengths(class_attributes: Tensor, train_classes: Tensor) -> Tensor:
+    """Return how much more (C, M) of each attribute a class has than training classes have on average; 0 where less.
+
+    What nearly every class has, such as black eyes, tells nothing of a part: it is always right. A class that has more
+    of nothing keeps its strengths as they are. Our addition.
+    """
+    relative = (class_attributes - class_attributes[train_classes].mean(dim=0)).clamp(min=0)
+    return torch.where(relative.any(dim=-1, keepdim=True), relative, class_attributes)
+
+
+def positive_attributes(class_attributes: Tensor, threshold: float) -> Tensor:
+    """Return which attributes (C, M, bool) each class has: strength at least `threshold` of the class's strongest."""
+    strongest = class_attributes.amax(dim=-1, keepdim=True)
+    return (class_attributes >= threshold * strongest) & (class_attributes > 0) | (class_attributes == strongest)

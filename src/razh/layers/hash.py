@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from razh.retrieval.packing import MAX_BITS
+from razh.support.bounds import Bits, Bounded
 
 
-class HashHead(nn.Linear):
+class HashHead(Bounded, nn.Linear):
     """Linear projection of a feature (B, D) to hash logits (B, L); their signs are the code."""
 
-    def __init__(self, dim: int, bits: int) -> None:
+    def __init__(self, dim: int, bits: Bits) -> None:
         """Build the layer.
 
         Args:
@@ -19,8 +19,6 @@ class HashHead(nn.Linear):
         Raises:
             ValueError: a code length out of range.
         """
-        if not 1 <= bits <= MAX_BITS:
-            raise ValueError(f"bits={bits} must be 1 to {MAX_BITS}; pass BITS=64, say")
         super().__init__(dim, bits)
 
     @torch.no_grad()
@@ -30,20 +28,20 @@ class HashHead(nn.Linear):
         whitening: Tensor | None = None,
         rotate: bool = True,
         seed: int = 0,
-        beside: Tensor | None = None,
+        auxiliary: Tensor | None = None,
     ) -> None:
         """Start from PCA (and ITQ's rotation) of features (n, D), so that the first codes keep what they tell.
 
         With a symmetric matrix `whitening` (D, D) the features are whitened first, see `within_class_whitening`. Inputs
-        `beside` (n, E) follow the features, and keep their scale against features of mean length 1. Inputs of the layer
-        beyond the D + E weigh nothing at the start.
+        `auxiliary` (n, E) follow the features, and keep their scale against features of mean length 1. Inputs of the
+        layer beyond the D + E weigh nothing at the start.
         """
         features = features.float().cpu()
         seen = features if whitening is None else features @ whitening
         length = 1.0
-        if beside is not None:
+        if auxiliary is not None:
             length = float((seen - seen.mean(dim=0)).norm(dim=1).mean().clamp(min=1e-12))
-            seen = torch.cat([seen / length, beside.float().cpu()], dim=1)
+            seen = torch.cat([seen / length, auxiliary.float().cpu()], dim=1)
         weight, bias = itq(seen, self.out_features, rotate=rotate, seed=seed)
         own, rest = weight[:, : features.shape[1]] / length, weight[:, features.shape[1] :]
         if whitening is not None:
@@ -90,11 +88,20 @@ def within_class_whitening(features: Tensor, labels: Tensor, shrinkage: float = 
     wide = features.double()
     means = wide.new_zeros(len(count), wide.shape[1]).index_add_(0, position, wide) / count[:, None]
     rest = wide - means[position]
-    scatter = rest.T @ rest / len(rest)
+    return shrunk_whitening(rest.T @ rest / len(rest), shrinkage).to(features.dtype)
+
+
+def shrunk_whitening(scatter: Tensor, shrinkage: float = 1.0) -> Tensor:
+    """Return the symmetric matrix (D, D) that evens out a covariance (D, D), shrunk by its mean variance.
+
+    Args:
+        scatter: (D, D), double.
+        shrinkage: above 0; what is added, in units of the mean variance.
+    """
     level = scatter.diagonal().mean().clamp(min=1e-12)
     variance, vectors = torch.linalg.eigh(scatter + shrinkage * level * torch.eye(len(scatter), dtype=torch.double))
     whitening: Tensor = (vectors * variance.rsqrt()) @ vectors.T * level.sqrt()
-    return whitening.to(features.dtype)
+    return whitening
 
 
 def itq(
@@ -123,11 +130,31 @@ def itq(
     mean = features.mean(dim=0)
     centred = (features - mean).double()
     scatter = centred.T @ centred / len(features)
+    weight = quantising_map(scatter, centred, bits, iterations=iterations, rotate=rotate, seed=seed).to(features.dtype)
+    return weight, -(weight @ mean)
+
+
+def quantising_map(
+    scatter: Tensor, centred: Tensor, bits: int, *, iterations: int = 50, rotate: bool = True, seed: int = 0
+) -> Tensor:
+    """Return the linear map (L, D) of `itq`, in double precision, for features whose covariance is known.
+
+    Args:
+        scatter: (D, D), the covariance.
+        centred: (n, D) features without their mean, or a sample of them, that the rotation is fitted to.
+        bits: code length L.
+        iterations: of the alternation.
+        rotate: False stops after PCA.
+        seed: of the first, random rotation.
+
+    Raises:
+        ValueError: the features are all the same.
+    """
     variance, vectors = torch.linalg.eigh(scatter)  # ascending
     usable = int((variance > variance[-1] * 1e-10).sum())
     if not usable:
-        raise ValueError(f"PCA needs features that differ, got {len(features)} equal ones; set model.hash_init=random")
-    rank = min(bits, usable, len(features) - 1)
+        raise ValueError(f"PCA needs features that differ, got {len(centred)} equal ones; set model.hash_init=random")
+    rank = min(bits, usable, len(centred) - 1)
     basis = vectors[:, -rank:].flip(1)  # (D, rank), most variance first
     projected = centred @ basis  # (n, rank)
     generator = torch.Generator().manual_seed(seed)
@@ -140,7 +167,6 @@ def itq(
             code = torch.where(projected @ rotation >= 0, 1.0, -1.0).double()
             left, _, right = torch.linalg.svd(projected.T @ code, full_matrices=False)  # Procrustes
             rotation = left @ right
-    weight = (basis @ rotation).T  # (L, D)
     scale = (projected @ rotation).square().mean().sqrt().clamp(min=1e-12)
-    weight = (weight / scale).to(features.dtype)
-    return weight, -(weight @ mean)
+    weight: Tensor = (basis @ rotation).T / scale
+    return weight

@@ -103,6 +103,15 @@ class SoftPartClustering(nn.Module):
         return hard + (soft - soft.detach())  # in this order the sum is exactly one-hot
 
 
+class EachPatch(nn.Module):
+    """The ablation of clustering: every patch is a part of its own, and nothing is background."""
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Return patches (B, N, D) as parts, and their assignment (B, N, N + 1), see `SoftPartClustering`."""
+        identity = torch.eye(patches.shape[1], device=patches.device, dtype=patches.dtype)
+        return patches, F.pad(identity, (0, 1)).expand(len(patches), -1, -1)
+
+
 def part_vectors(patches: Tensor, assignment: Tensor) -> Tensor:
     """Return the assignment-weighted mean patch of each part: (B, K, D) from (B, N, D) and (B, N, K)."""
     mass = assignment.sum(dim=1).unsqueeze(-1)  # (B, K, 1)

@@ -105,6 +105,20 @@ class ClassPosteriors(nn.Module):
         return self.weight * (0.5 * logs).exp()  # the square root alone has no gradient at 0
 
 
+def left_out_means(means: Tensor, attributes: Tensor, penalty: float) -> Tensor:
+    """Return means (C, D) of classes as `predicted_means` would give them from the other classes.
+
+    Args:
+        means: (C, D).
+        attributes: (C, M), centred.
+        penalty: of the ridge.
+    """
+    known = F.normalize(attributes.double(), dim=1)
+    inverse = torch.linalg.inv(known @ known.T + penalty * torch.eye(len(known), dtype=torch.double))
+    left_out: Tensor = means - inverse @ means.double() / inverse.diagonal()[:, None]
+    return left_out.to(means.dtype)
+
+
 def predicted_means(means: Tensor, attributes: Tensor, described: Tensor, penalty: float) -> Tensor:
     """Return means (C', D) of classes that are described by attributes (C', M), given those of others.
 

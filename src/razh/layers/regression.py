@@ -4,8 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-from razh.losses.attributes import attribute_regression_loss
+from torch.nn import functional as F
 
 
 def ridge(features: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
@@ -22,6 +21,19 @@ def ridge(features: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Te
     covariance = centred.T @ (targets - target_mean).double() / len(features)
     weight = torch.linalg.solve(scatter, covariance).T.to(features.dtype)  # (T, D)
     return weight, target_mean - weight @ mean
+
+
+def attribute_regression_loss(scores: Tensor, strength: Tensor, kind: Literal["mse", "bce"] = "mse") -> Tensor:
+    """Return the error of predicted attributes, the mean over images and attributes.
+
+    Args:
+        scores: (B, M), strengths for `mse`, log odds for `bce`.
+        strength: (B, M), of the image's class, in [0, 1].
+        kind: squared error, or binary cross-entropy.
+    """
+    if kind == "bce":
+        return F.binary_cross_entropy_with_logits(scores, strength)
+    return F.mse_loss(scores, strength)
 
 
 class AttributeRegressor(nn.Linear):

@@ -1,30 +1,28 @@
 """Terms that tie parts, features and codes to class attributes."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def alignment_loss(similarity: Tensor, strength: Tensor, own: Tensor, temperature: float = 0.1) -> Tensor:
+def alignment_loss(similarity: Tensor, strength: Tensor, positive: Tensor, temperature: float = 0.1) -> Tensor:
     """Pull every part towards the attributes of its image's class and away from the others.
 
-    −log Σ_{m ∈ own} w_m exp(S_km / t) / Σ_m exp(S_km / t), the mean over parts and images; w is the attribute's
+    −log Σ_{m ∈ positive} w_m exp(S_km / t) / Σ_m exp(S_km / t), the mean over parts and images; w is the attribute's
     strength relative to the class's strongest. A guess of ours at what "aligning each part with its nearest attribute"
     minimises.
 
     Args:
         similarity: cosines S (B, K, M) of parts with attributes.
         strength: (B, M), how strongly the class has each attribute, in [0, 1].
-        own: (B, M, bool), which attributes count as the class's own.
+        positive: (B, M, bool), which attributes the class has.
         temperature: t.
     """
     logits = similarity / temperature
     weight = strength / strength.amax(dim=-1, keepdim=True).clamp(min=1e-6)
-    log_weight = weight.clamp(min=1e-6).log().masked_fill(~own, -1e4)
-    positive = (logits + log_weight.unsqueeze(1)).logsumexp(dim=-1)
-    return (logits.logsumexp(dim=-1) - positive).clamp(min=0).mean()
+    log_weight = weight.clamp(min=1e-6).log().masked_fill(~positive, -1e4)
+    pull = (logits + log_weight.unsqueeze(1)).logsumexp(dim=-1)
+    return (logits.logsumexp(dim=-1) - pull).clamp(min=0).mean()
 
 
 def semantic_logits(projected: Tensor, prototypes: Tensor, scale: float) -> Tensor:
@@ -41,38 +39,9 @@ def centred_prototypes(class_attributes: Tensor, train_classes: Tensor) -> Tenso
     return class_attributes - class_attributes[train_classes].mean(dim=0)
 
 
-def relative_strengths(class_attributes: Tensor, train_classes: Tensor) -> Tensor:
-    """Return how much more (C, M) of each attribute a class has than training classes have on average; 0 where less.
-
-    What nearly every class has, such as black eyes, tells nothing of a part: it is always right. A class that has more
-    of nothing keeps its strengths as they are. Our addition.
-    """
-    relative = (class_attributes - class_attributes[train_classes].mean(dim=0)).clamp(min=0)
-    return torch.where(relative.any(dim=-1, keepdim=True), relative, class_attributes)
-
-
-def own_attributes(class_attributes: Tensor, threshold: float) -> Tensor:
-    """Return which attributes (C, M, bool) each class has: strength at least `threshold` of the class's strongest."""
-    strongest = class_attributes.amax(dim=-1, keepdim=True)
-    return (class_attributes >= threshold * strongest) & (class_attributes > 0) | (class_attributes == strongest)
-
-
 def masked_mean(error: Tensor, weight: Tensor) -> Tensor:
     """Return the mean of error (B, N) weighted by weight (B, N); 0 where nothing weighs."""
     return (error * weight).sum() / weight.sum().clamp(min=1e-6)
-
-
-def attribute_regression_loss(scores: Tensor, strength: Tensor, kind: Literal["mse", "bce"] = "mse") -> Tensor:
-    """Return the error of predicted attributes, the mean over images and attributes.
-
-    Args:
-        scores: (B, M), strengths for `mse`, log odds for `bce`.
-        strength: (B, M), of the image's class, in [0, 1].
-        kind: squared error, or binary cross-entropy.
-    """
-    if kind == "bce":
-        return F.binary_cross_entropy_with_logits(scores, strength)
-    return F.mse_loss(scores, strength)
 
 
 def semantic_ranking_loss(similarity: Tensor, targets: Tensor, margins: Tensor) -> Tensor:

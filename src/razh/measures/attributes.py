@@ -20,14 +20,14 @@ class Accuracy:
     Attributes:
         value: share of the choices that are right.
         chance: the same for an attribute drawn evenly from all.
-        shuffled: the same for the attributes that were chosen, dealt out again among the items: what is above it was
+        permuted: the same for the attributes that were chosen, permuted among the items: what is above it was
             seen in the item, what is below it says only that common attributes are chosen.
         count: number of choices.
     """
 
     value: float
     chance: float
-    shuffled: float
+    permuted: float
     count: int
 
 
@@ -44,8 +44,8 @@ def attribute_accuracy(chosen: Ids, right: Bools) -> Accuracy:
     if not len(chosen):
         raise ValueError("chosen is empty; accuracy needs at least one choice")
     hits = right[np.arange(len(chosen)), chosen]
-    dealt_out = right.mean(axis=0)[chosen]
-    return Accuracy(float(hits.mean()), float(right.mean()), float(dealt_out.mean()), len(chosen))
+    permuted = right.mean(axis=0)[chosen]
+    return Accuracy(float(hits.mean()), float(right.mean()), float(permuted.mean()), len(chosen))
 
 
 def auc(scores: Floats, positive: Bools) -> Floats:
@@ -89,7 +89,7 @@ class AttributeAUC:
     Attributes:
         values: AUC of each attribute (M,), NaN where the classes do not differ in it.
         mean: over the others.
-        chance_deviation: standard deviation of that mean when the classes' attributes are dealt out among the classes
+        chance_deviation: standard deviation of that mean when the classes' attributes are permuted among the classes
             at random: with few classes it is far from 0, since attributes go together.
         attributes: how many the mean is over.
     """

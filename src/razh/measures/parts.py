@@ -5,6 +5,9 @@ background. Two settings follow from it: *all*, where places that were found to 
 own, and *foreground*, where they are left out. What is truly background counts for the overlap alone.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,15 +16,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
+    "Pointing",
     "adjusted_rand_index",
+    "agreement",
     "contingency",
     "flip_agreement",
     "foreground_overlap",
     "hard_parts",
     "matched_overlap",
+    "near_points",
     "normalised_mutual_information",
+    "on_masks",
     "part_pixels",
     "parts_at",
+    "point",
 ]
 
 Ids = NDArray[np.int64]
@@ -66,6 +74,86 @@ def _maps(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
 def _minus_one(slots: Tensor, count: int) -> Ids:
     found: Ids = slots.cpu().numpy().astype(np.int64)
     return np.where(found == count - 1, -1, found)
+
+
+@dataclass(frozen=True, eq=False)
+class Pointing:
+    """Whether the strongest patch of a part lies on the true part, of n images and K parts (the pointing game).
+
+    Attributes:
+        hit: (n, K) 1.0 or 0.0; NaN where the true part is not seen in the image, or not known.
+        chance: (n, K) share of all patches that would hit.
+        centre: (n, K) whether the image's centre would.
+    """
+
+    hit: Floats
+    chance: Floats
+    centre: Floats
+
+    def rates(self) -> dict[str, Floats]:
+        """Return, by name, the mean over images for each part (K,), NaN for parts that no image shows."""
+        seen = ~np.isnan(self.hit)
+        count = seen.sum(axis=0)
+        values = {"pointing": self.hit, "pointing_chance": self.chance, "pointing_centre": self.centre}
+        return {
+            name: np.divide(
+                np.where(seen, value, 0.0).sum(axis=0), count, where=count > 0, out=np.full(len(count), np.nan)
+            )
+            for name, value in values.items()
+        }
+
+
+def point(assignment: Tensor, right: NDArray[np.bool_], centre: NDArray[np.bool_]) -> Pointing:
+    """Look where the strongest patch of each part lies.
+
+    Args:
+        assignment: weights (B, N, K + 1), background last.
+        right: (B, K, N), patches that lie on the true part of each part; none where it is not seen.
+        centre: (B, K), whether the image's centre does.
+    """
+    strongest = assignment[..., :-1].argmax(dim=1).cpu().numpy()  # (B, K)
+    hit = np.take_along_axis(right, strongest[..., None], axis=2)[..., 0]
+    seen = right.any(axis=2)
+    return Pointing(np.where(seen, hit, np.nan), right.mean(axis=2), np.where(seen, centre, np.nan))
+
+
+def near_points(
+    points: NDArray[np.float32], parts: Sequence[Sequence[int]], grid: tuple[int, int], side: int, radius: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which patches (B, K, N), and whether the image's centre (B, K), lie near a point of each part.
+
+    Args:
+        points: (B, P, 3), x and y in pixels, and visibility.
+        parts: for each of the K parts, its points of the P.
+        grid: rows and columns of the patches.
+        side: of the image in pixels.
+        radius: in sides.
+    """
+    rows, columns = (np.arange(count) + 0.5 for count in grid)
+    x, y = np.meshgrid(columns / grid[1], rows / grid[0])
+    places = np.append(np.stack([x.ravel(), y.ravel()], axis=1), [[0.5, 0.5]], axis=0)  # (N + 1, 2), the centre last
+    distance = np.linalg.norm(points[:, :, None, :2] / side - places, axis=-1)  # (B, P, N + 1)
+    near = (distance <= radius) & (points[..., 2] > 0)[..., None]
+    right = np.stack([near[:, list(own)].any(axis=1) for own in parts], axis=1)
+    return right[..., :-1], right[..., -1]
+
+
+def on_masks(
+    masks: NDArray[np.integer], parts: Sequence[Sequence[int]], grid: tuple[int, int]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which patches' centres (B, K, N), and whether the image's centre (B, K), lie on each part.
+
+    Args:
+        masks: (B, S, S), true parts, −1 for the background.
+        parts: for each of the K parts, its true parts.
+        grid: rows and columns of the patches.
+    """
+    side = masks.shape[-1]
+    rows, columns = (((np.arange(count) + 0.5) * side / count).astype(int) for count in grid)
+    there = masks[:, rows][:, :, columns].reshape(len(masks), -1)  # (B, N)
+    middle = masks[:, side // 2, side // 2]
+    right = np.stack([np.isin(there, list(own)) for own in parts], axis=1)
+    return right, np.stack([np.isin(middle, list(own)) for own in parts], axis=1)
 
 
 def contingency(found: Ids, true: Ids, parts: int, true_parts: int) -> Ids:
@@ -175,6 +263,15 @@ def flip_agreement(found: Ids, mirrored: Ids, grid: tuple[int, int]) -> tuple[fl
         mirrored: part ids (B, N) of the horizontally mirrored images.
         grid: rows and columns of the patches.
     """
-    back = mirrored.reshape(len(mirrored), *grid)[:, :, ::-1].reshape(found.shape)
-    same, foreground = found == back, (found >= 0) | (back >= 0)
+    return agreement(found, mirrored.reshape(len(mirrored), *grid)[:, :, ::-1].reshape(found.shape))
+
+
+def agreement(found: Ids, again: Ids) -> tuple[float, float]:
+    """Return how many places have the same part twice, among all and among those of parts, see `flip_agreement`.
+
+    Args:
+        found: part ids (B, N), −1 for the background.
+        again: part ids (B, N) of the same places.
+    """
+    same, foreground = found == again, (found >= 0) | (again >= 0)
     return float(same.mean()), float(same[foreground].mean()) if foreground.any() else float("nan")

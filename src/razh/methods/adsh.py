@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from razh.losses.hashing import centre_distances, cosine_margin_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Positive
 
 
 class ADSH(HashingMethod):
@@ -21,10 +22,10 @@ class ADSH(HashingMethod):
     def __init__(
         self,
         *,
-        scale: float = 10.0,
-        margin: float = 0.2,
-        mean_weight: float = 1.0,
-        variance_weight: float = 1.0,
+        scale: Positive = 10.0,
+        margin: NonNegative = 0.2,
+        mean_weight: NonNegative = 1.0,
+        variance_weight: NonNegative = 1.0,
         **kwargs: Any,
     ) -> None:
         """Build the method.

@@ -5,12 +5,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from razh.distributed import whole_batch
-from razh.layers.hash import HashHead
 from razh.layers.regression import AttributeRegressor
 from razh.losses.attributes import centred_prototypes
 from razh.losses.hashing import pairwise_likelihood_loss, quantization_loss, similarity_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Positive
+from razh.support.distributed import whole_batch
 
 
 class AgNet(HashingMethod):
@@ -33,11 +33,11 @@ class AgNet(HashingMethod):
         *,
         regression: Literal["mse", "bce"] = "mse",
         attribute_init: Literal["ridge", "random"] = "ridge",
-        ridge_penalty: float = 10.0,
+        ridge_penalty: Positive = 10.0,
         similarity: Literal["class", "semantic"] = "class",
-        attribute_weight: float = 1.0,
-        similarity_weight: float = 1.0,
-        quantization_weight: float = 0.1,
+        attribute_weight: NonNegative = 1.0,
+        similarity_weight: NonNegative = 1.0,
+        quantization_weight: NonNegative = 0.1,
         **kwargs: Any,
     ) -> None:
         """Build the method.
@@ -52,16 +52,20 @@ class AgNet(HashingMethod):
             quantization_weight: pull of the logits towards ±1.
             **kwargs: see `HashingMethod`.
         """
+        self.regression = regression
         super().__init__(**kwargs)
         self.attribute_init, self.ridge_penalty, self.similarity = attribute_init, ridge_penalty, similarity
         self.attribute_weight, self.similarity_weight = attribute_weight, similarity_weight
         self.quantization_weight = quantization_weight
-        attributes = self.class_attributes.shape[1]
-        self.regressor = AttributeRegressor(self.head.in_features, attributes, regression)
-        self.head = HashHead(attributes, self.bits)
         self.register_buffer("prototypes", centred_prototypes(self.class_attributes, self.train_classes))
 
     prototypes: Tensor
+
+    def input_width(self) -> int:
+        """Build the regression of attributes, which are all that the hash head sees; return their number M."""
+        attributes = self.class_attributes.shape[1]
+        self.regressor = AttributeRegressor(self.backbone.feature_dim, attributes, self.regression)
+        return attributes
 
     def hash_logits(self, batch: Batch) -> Tensor:
         """Return hash logits (B, L): a linear map of the predicted attributes."""
@@ -92,5 +96,4 @@ class AgNet(HashingMethod):
         if self.hash_init != "random":
             self.head.initialise(self.regressor(features.to(self.head.weight)), rotate=self.hash_init == "itq")
         for layer in (self.regressor, self.head):
-            state = {k: v.cpu() for k, v in layer.state_dict().items()}
-            layer.load_state_dict(self.trainer.strategy.broadcast(state))
+            self.synchronise(layer)

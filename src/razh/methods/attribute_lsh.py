@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from razh.layers.hash import HashHead
 from razh.layers.regression import AttributeRegressor
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import Positive
 
 
 class AttributeLSH(HashingMethod):
@@ -27,7 +28,7 @@ class AttributeLSH(HashingMethod):
         *,
         regression: Literal["mse", "bce"] = "mse",
         attribute_init: Literal["ridge", "mean"] = "ridge",
-        ridge_penalty: float = 10.0,
+        ridge_penalty: Positive = 10.0,
         standardise: bool = True,
         hash_init: Literal["random"] = "random",
         **kwargs: Any,

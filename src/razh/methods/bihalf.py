@@ -5,9 +5,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from razh.distributed import whole_batch
 from razh.layers.hash import bi_half
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative
+from razh.support.distributed import whole_batch
 
 
 class BiHalf(HashingMethod):
@@ -21,7 +22,7 @@ class BiHalf(HashingMethod):
     batch, so that their number does not matter.
     """
 
-    def __init__(self, *, gamma: float = 6.0, **kwargs: Any) -> None:
+    def __init__(self, *, gamma: NonNegative = 6.0, **kwargs: Any) -> None:
         """Build the method.
 
         Args:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from razh.losses.hashing import quantization_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative
 
 
 class CE(HashingMethod):
@@ -17,7 +18,7 @@ class CE(HashingMethod):
     plain anchor.
     """
 
-    def __init__(self, *, quantization_weight: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, *, quantization_weight: NonNegative = 0.0, **kwargs: Any) -> None:
         """Build the method.
 
         Args:

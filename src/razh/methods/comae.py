@@ -6,15 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from razh.distributed import whole_batch
-from razh.losses.attributes import (
-    attribute_contrast_loss,
-    attribute_regression_loss,
-    centred_prototypes,
-    map_compactness_loss,
-)
+from razh.layers.regression import attribute_regression_loss
+from razh.losses.attributes import attribute_contrast_loss, centred_prototypes, map_compactness_loss
 from razh.losses.hashing import centre_distances, cosine_margin_loss, supervised_contrastive_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Positive
+from razh.support.distributed import whole_batch
 
 
 class COMAE(HashingMethod):
@@ -43,18 +40,18 @@ class COMAE(HashingMethod):
     def __init__(
         self,
         *,
-        scale: float = 10.0,
-        margin: float = 0.2,
-        mean_weight: float = 1.0,
-        variance_weight: float = 1.0,
+        scale: Positive = 10.0,
+        margin: NonNegative = 0.2,
+        mean_weight: NonNegative = 1.0,
+        variance_weight: NonNegative = 1.0,
         attributes_in_code: bool = True,
-        classification_weight: float = 1.0,
-        regression_weight: float = 1.0,
-        compactness_weight: float = 0.1,
-        contrast_weight: float = 0.1,
-        contrast_temperature: float = 0.1,
-        class_weight: float = 0.1,
-        class_temperature: float = 0.1,
+        classification_weight: NonNegative = 1.0,
+        regression_weight: NonNegative = 1.0,
+        compactness_weight: NonNegative = 0.1,
+        contrast_weight: NonNegative = 0.1,
+        contrast_temperature: Positive = 0.1,
+        class_weight: NonNegative = 0.1,
+        class_temperature: Positive = 0.1,
         **kwargs: Any,
     ) -> None:
         """Build the method.

@@ -7,6 +7,7 @@ from torch import Tensor
 from razh.losses.centres import Centres, hash_centres
 from razh.losses.hashing import central_similarity_loss, quantization_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Seed
 
 
 class CSQ(HashingMethod):
@@ -22,9 +23,9 @@ class CSQ(HashingMethod):
     def __init__(
         self,
         *,
-        quantization_weight: float = 1e-4,
+        quantization_weight: NonNegative = 1e-4,
         centre_kind: Centres = "hadamard",
-        centre_seed: int = 0,
+        centre_seed: Seed = 0,
         **kwargs: Any,
     ) -> None:
         """Build the method.

@@ -7,6 +7,7 @@ from torch import Tensor
 from razh.losses.centres import Centres, hash_centres
 from razh.losses.hashing import polarization_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Seed
 
 
 class DPN(HashingMethod):
@@ -21,10 +22,10 @@ class DPN(HashingMethod):
     def __init__(
         self,
         *,
-        margin: float = 1.0,
-        size_weight: float = 0.0,
+        margin: NonNegative = 1.0,
+        size_weight: NonNegative = 0.0,
         centre_kind: Centres = "bernoulli",
-        centre_seed: int = 0,
+        centre_seed: Seed = 0,
         **kwargs: Any,
     ) -> None:
         """Build the method.

@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from razh.distributed import whole_batch
 from razh.losses.hashing import magnitude_loss, pairwise_likelihood_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative
+from razh.support.distributed import whole_batch
 
 
 class DPSH(HashingMethod):
@@ -17,7 +18,7 @@ class DPSH(HashingMethod):
     weigh half each (with 20 classes the paper's plain mean is 19 parts of negatives); no pair of an image with itself.
     """
 
-    def __init__(self, *, magnitude_weight: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, *, magnitude_weight: NonNegative = 0.1, **kwargs: Any) -> None:
         """Build the method.
 
         Args:

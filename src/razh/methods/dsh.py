@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from razh.distributed import whole_batch
 from razh.losses.hashing import magnitude_loss, pairwise_contrast_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative
+from razh.support.distributed import whole_batch
 
 
 class DSH(HashingMethod):
@@ -18,7 +19,9 @@ class DSH(HashingMethod):
     PCA and ITQ gives |h| ≈ 1, as the margin wants it.
     """
 
-    def __init__(self, *, margin_per_bit: float = 2.0, magnitude_weight: float = 0.1, **kwargs: Any) -> None:
+    def __init__(
+        self, *, margin_per_bit: NonNegative = 2.0, magnitude_weight: NonNegative = 0.1, **kwargs: Any
+    ) -> None:
         """Build the method.
 
         Args:

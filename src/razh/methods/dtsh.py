@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from razh.distributed import whole_batch
 from razh.losses.hashing import magnitude_loss, triplet_likelihood_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative
+from razh.support.distributed import whole_batch
 
 
 class DTSH(HashingMethod):
@@ -18,7 +19,9 @@ class DTSH(HashingMethod):
     stands beside a gradient summed over 22,500 triplets, so the number does not carry over).
     """
 
-    def __init__(self, *, margin_per_bit: float = 0.5, magnitude_weight: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self, *, margin_per_bit: NonNegative = 0.5, magnitude_weight: NonNegative = 1.0, **kwargs: Any
+    ) -> None:
         """Build the method.
 
         Args:

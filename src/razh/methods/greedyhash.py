@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from razh.layers.hash import straight_through_sign
 from razh.losses.hashing import magnitude_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative
 
 
 class GreedyHash(HashingMethod):
@@ -16,7 +17,7 @@ class GreedyHash(HashingMethod):
     As in the paper; W has no bias there, nor here.
     """
 
-    def __init__(self, *, magnitude_weight: float = 0.1, **kwargs: Any) -> None:
+    def __init__(self, *, magnitude_weight: NonNegative = 0.1, **kwargs: Any) -> None:
         """Build the method.
 
         Args:

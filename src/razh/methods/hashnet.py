@@ -1,12 +1,13 @@
 """HashNet: tanh that grows into a sign. Cao et al., "HashNet: Deep Learning to Hash by Continuation", ICCV 2017."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from razh.distributed import whole_batch
 from razh.losses.hashing import pairwise_likelihood_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import Bounds, Count, Positive
+from razh.support.distributed import whole_batch
 
 
 class HashNet(HashingMethod):
@@ -19,7 +20,14 @@ class HashNet(HashingMethod):
     β does not matter.
     """
 
-    def __init__(self, *, stages: int = 10, last: float = 7.0, similarity_scale: float = 10.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        stages: Count = 10,
+        last: Annotated[float, Bounds(1)] = 7.0,
+        similarity_scale: Positive = 10.0,
+        **kwargs: Any,
+    ) -> None:
         """Build the method.
 
         Args:
@@ -27,14 +35,8 @@ class HashNet(HashingMethod):
             last: the largest β.
             similarity_scale: Θ of equal codes.
             **kwargs: see `HashingMethod`.
-
-        Raises:
-            ValueError: stages or last below 1.
         """
         super().__init__(**kwargs)
-        for name, value in {"stages": stages, "last": last}.items():
-            if value < 1:
-                raise ValueError(f"model.{name}={value} must be at least 1")
         self.stages, self.last, self.similarity_scale = stages, last, similarity_scale
         self.total_steps = 0
 

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from razh.distributed import whole_batch
 from razh.losses.centres import hash_centres, smallest_distance
 from razh.losses.hashing import irrelevant_pair_loss, proxy_margin_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import Cosine, NonNegative
+from razh.support.distributed import whole_batch
 
 
 class HyP2(HashingMethod):
@@ -22,7 +23,7 @@ class HyP2(HashingMethod):
     same where there is a Hadamard matrix).
     """
 
-    def __init__(self, *, pair_weight: float = 0.5, threshold: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, pair_weight: NonNegative = 0.5, threshold: Cosine | None = None, **kwargs: Any) -> None:
         """Build the method.
 
         Args:

@@ -18,5 +18,5 @@ class LSH(ITQ):
         """Draw the hyperplanes, and put them through the mean of the training features."""
         self.head.weight.normal_()
         weight = self.head.weight.detach().float().cpu()  # the features come from there
-        state = {"weight": weight, "bias": -weight @ self.training_features().mean(dim=0)}
+        state = {"weight": weight, "bias": -weight @ self.fitting_features().mean(dim=0)}
         self.head.load_state_dict(self.trainer.strategy.broadcast({k: v.cpu() for k, v in state.items()}))

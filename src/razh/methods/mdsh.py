@@ -4,10 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
-from razh.distributed import whole_batch
 from razh.losses.centres import hash_centres
 from razh.losses.hashing import centre_likelihood_loss, positive_pair_loss, quantization_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Seed
+from razh.support.distributed import whole_batch
 
 
 class MDSH(HashingMethod):
@@ -26,9 +27,9 @@ class MDSH(HashingMethod):
     def __init__(
         self,
         *,
-        pair_weight: float = 1.0,
-        quantization_weight: float = 1e-4,
-        centre_seed: int = 0,
+        pair_weight: NonNegative = 1.0,
+        quantization_weight: NonNegative = 1e-4,
+        centre_seed: Seed = 0,
         **kwargs: Any,
     ) -> None:
         """Build the method.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from razh.losses.centres import Centres, hash_centres
 from razh.losses.hashing import cosine_margin_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Positive, Seed
 
 
 class OrthoHash(HashingMethod):
@@ -23,10 +24,10 @@ class OrthoHash(HashingMethod):
     def __init__(
         self,
         *,
-        scale: float = 8.0,
-        margin: float = 0.2,
+        scale: Positive = 8.0,
+        margin: NonNegative = 0.2,
         centre_kind: Centres = "bernoulli",
-        centre_seed: int = 0,
+        centre_seed: Seed = 0,
         **kwargs: Any,
     ) -> None:
         """Build the method.

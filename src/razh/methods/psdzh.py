@@ -1,7 +1,7 @@
 """PSDZH: class attributes grow into codes by stages, with proxies that mind hard negatives. 2026."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from razh.losses.attributes import centred_prototypes
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import Bounds, NonNegative, Positive, Width
 
 
 class PSDZH(HashingMethod):
@@ -30,13 +31,13 @@ class PSDZH(HashingMethod):
     def __init__(
         self,
         *,
-        stages: int = 3,
-        width: int = 256,
-        scale: float = 10.0,
-        hardness: float = 2.0,
-        semantic_weight: float = 1.0,
-        token_weight: float = 1.0,
-        proxy_weight: float = 1.0,
+        stages: Annotated[int, Bounds(1, 1_000, instead="set token_weight=0 to train without tokens")] = 3,
+        width: Width = 256,
+        scale: Positive = 10.0,
+        hardness: NonNegative = 2.0,
+        semantic_weight: NonNegative = 1.0,
+        token_weight: NonNegative = 1.0,
+        proxy_weight: NonNegative = 1.0,
         **kwargs: Any,
     ) -> None:
         """Build the method.
@@ -50,13 +51,8 @@ class PSDZH(HashingMethod):
             token_weight: of the distance between tokens and codes.
             proxy_weight: of the proxy loss.
             **kwargs: see `HashingMethod`.
-
-        Raises:
-            ValueError: no stages.
         """
         super().__init__(**kwargs)
-        if stages < 1:
-            raise ValueError(f"stages={stages} must be at least 1; set token_weight=0 to train without tokens")
         self.scale, self.hardness = scale, hardness
         self.semantic_weight, self.token_weight, self.proxy_weight = semantic_weight, token_weight, proxy_weight
         prototypes = centred_prototypes(self.class_attributes, self.train_classes)[self.train_classes]

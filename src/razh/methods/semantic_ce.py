@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from razh.losses.attributes import centred_prototypes, semantic_logits
 from razh.losses.hashing import quantization_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Positive
 
 
 class SemanticCE(HashingMethod):
@@ -20,7 +21,7 @@ class SemanticCE(HashingMethod):
 
     prototypes: Tensor
 
-    def __init__(self, *, scale: float = 10.0, quantization_weight: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, *, scale: Positive = 10.0, quantization_weight: NonNegative = 0.0, **kwargs: Any) -> None:
         """Build the method.
 
         Args:

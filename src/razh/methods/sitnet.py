@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from razh.layers.hash import straight_through_sign
 from razh.losses.attributes import centred_prototypes, semantic_logits, semantic_margins, semantic_ranking_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Positive
 
 
 class SitNet(HashingMethod):
@@ -31,13 +32,13 @@ class SitNet(HashingMethod):
     def __init__(
         self,
         *,
-        margin: float = 1.0,
+        margin: NonNegative = 1.0,
         margin_kind: Literal["semantic", "constant"] = "semantic",
-        clip: float = 3.0,
-        ranking_weight: float = 1.0,
-        centre_weight: float = 0.1,
-        centre_penalty: float = 0.1,
-        classification_weight: float = 1.0,
+        clip: Positive = 3.0,
+        ranking_weight: NonNegative = 1.0,
+        centre_weight: NonNegative = 0.1,
+        centre_penalty: NonNegative = 0.1,
+        classification_weight: NonNegative = 1.0,
         **kwargs: Any,
     ) -> None:
         """Build the method.

@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from razh.distributed import whole_batch
 from razh.losses.hashing import quantization_loss, supervised_contrastive_loss
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import NonNegative, Positive
+from razh.support.distributed import whole_batch
 
 
 class SupCon(HashingMethod):
@@ -17,7 +18,7 @@ class SupCon(HashingMethod):
     instead of two, so that an image without a companion of its class in the batch only serves as a negative.
     """
 
-    def __init__(self, *, temperature: float = 0.1, quantization_weight: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, *, temperature: Positive = 0.1, quantization_weight: NonNegative = 0.0, **kwargs: Any) -> None:
         """Build the method.
 
         Args:

@@ -1,6 +1,6 @@
 """TSK: labels become class embeddings, codes are found by alternation. Yang et al., ACM Multimedia 2016."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from razh.layers.hash import HashHead, itq
 from razh.losses.attributes import centred_prototypes
 from razh.method import Batch, HashingMethod
+from razh.support.bounds import Bounds, Count, NonNegative, Positive
 
 
 class Solution(NamedTuple):
@@ -40,17 +41,19 @@ class TSK(HashingMethod):
     lower the optimum; it is kept because the method is known by it.
     """
 
+    trains = False
+
     def __init__(
         self,
         *,
         embedding: Literal["attributes", "vectors"] = "attributes",
         kernel: Literal["rbf", "linear"] = "rbf",
-        anchors: int = 500,
-        bandwidth: float = 1.0,
-        embedding_penalty: float = 1.0,
-        fit_weight: float = 1e-3,
-        projection_penalty: float = 1e-2,
-        rounds: int = 10,
+        anchors: Annotated[int, Bounds(1, 65_536, instead="set kernel=linear to go without")] = 500,
+        bandwidth: Positive = 1.0,
+        embedding_penalty: Positive = 1.0,
+        fit_weight: NonNegative = 1e-3,
+        projection_penalty: Positive = 1e-2,
+        rounds: Count = 10,
         **kwargs: Any,
     ) -> None:
         """Build the method.
@@ -65,15 +68,8 @@ class TSK(HashingMethod):
             projection_penalty: ridge penalty of P, in units of φ's mean variance.
             rounds: of the alternation.
             **kwargs: see `HashingMethod`; `hash_init` says what codes the alternation starts from.
-
-        Raises:
-            ValueError: no anchors, or a bandwidth that is not above 0.
         """
         super().__init__(**kwargs)
-        if anchors < 1:
-            raise ValueError(f"anchors={anchors} must be at least 1; set kernel=linear to go without")
-        if bandwidth <= 0:
-            raise ValueError(f"bandwidth={bandwidth} must be above 0")
         self.kernel, self.bandwidth, self.rounds = kernel, bandwidth, rounds
         self.embedding_penalty, self.fit_weight = embedding_penalty, fit_weight
         self.projection_penalty = projection_penalty

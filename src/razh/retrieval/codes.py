@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from razh.files import write_arrays
 from razh.retrieval.packing import check_packed
+from razh.support.files import ArrayFile, ArrayHeader, write_arrays
 
 __all__ = ["Codes"]
 
@@ -33,12 +33,15 @@ class Codes:
         query_index: dataset index of every query (Q,), or None. An image that is in both sets never retrieves itself.
         database_index: dataset index of every database row (G,), or None.
         unseen_classes: ids of the classes without training images, or None where the file does not say.
+        validation_classes: ids of the seen classes that were held out of training, to choose a model by; or None where
+            the file does not say. All other seen classes were trained on.
         class_names: names by class id; may be empty.
         fingerprint: fingerprint of the split, "" if unknown; results of different splits are never put side by side.
         protocol: name of the protocol, "" if unknown.
+        query_logits: real-valued logits (Q, L) whose signs are the query codes, or None; for asymmetric ranking.
 
     Raises:
-        ValueError: lengths, widths, padding bits or indices that do not fit, or an empty database.
+        ValueError: lengths, widths, padding bits, indices or classes that do not fit, or an empty database.
     """
 
     query_codes: NDArray[np.uint8]
@@ -49,9 +52,11 @@ class Codes:
     query_index: NDArray[np.int64] | None = None
     database_index: NDArray[np.int64] | None = None
     unseen_classes: tuple[int, ...] | None = None
+    validation_classes: tuple[int, ...] | None = None
     class_names: tuple[str, ...] = ()
     fingerprint: str = ""
     protocol: str = ""
+    query_logits: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         for side in ("query", "database"):
@@ -68,6 +73,22 @@ class Codes:
             raise ValueError(f"{missing} is missing; give the indices of both sets or of neither")
         if self.unseen_classes is not None and self.multi_label:
             raise ValueError("unseen_classes needs class ids, but the labels are multi-hot; leave it out")
+        if self.validation_classes is not None:
+            self._check_validation_classes(self.validation_classes)
+        logits, wanted = self.query_logits, (len(self.query_codes), self.bits)
+        if logits is not None and (logits.shape != wanted or logits.dtype.kind != "f" or not np.isfinite(logits).all()):
+            raise ValueError(
+                f"query_logits has shape {logits.shape} and dtype {logits.dtype}; pass finite numbers {wanted}"
+            )
+
+    def _check_validation_classes(self, classes: tuple[int, ...]) -> None:
+        if self.unseen_classes is None:
+            raise ValueError("validation_classes needs unseen_classes beside it; add them, or leave both out")
+        if both := sorted(set(classes) & set(self.unseen_classes)):
+            raise ValueError(
+                f"validation_classes holds {both[0]}, which is one of unseen_classes; a class that was held out for "
+                "validation is a seen one, leave it out of one of the two"
+            )
 
     def _check_side(self, side: str) -> None:
         codes = check_packed(getattr(self, f"{side}_codes"), self.bits, f"{side}_codes")
@@ -109,9 +130,10 @@ class Codes:
         arrays: dict[str, NDArray[Any]] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is None or (isinstance(value, (str, tuple)) and not value and field.name != "unseen_classes"):
+            classes = field.name in ("unseen_classes", "validation_classes")  # none at all says something, too
+            if value is None or (isinstance(value, (str, tuple)) and not value and not classes):
                 continue
-            arrays[field.name] = np.asarray(value, dtype=np.int64 if field.name == "unseen_classes" else None)
+            arrays[field.name] = np.asarray(value, dtype=np.int64 if classes else None)
         write_arrays(Path(path), arrays)
 
     @classmethod
@@ -125,12 +147,14 @@ class Codes:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no codes file at {path}; write one with `razh test` or `Codes.save`")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-            reason = "it is no .npz" if not zipfile.is_zipfile(path) else str(error).partition(". ")[0]
+            if not zipfile.is_zipfile(path):
+                raise ValueError("it is no .npz")
+            with ArrayFile(path) as file:
+                _check_rows(file.headers)
+                arrays = {name: file.read(name) for name in file.headers if name in READ}
+        except (ValueError, OSError) as error:
             raise ValueError(
-                f"{path} cannot be read as .npz with plain arrays ({reason}); write it with numpy.savez, or name "
+                f"{path} cannot be read as .npz with plain arrays ({error}); write it with numpy.savez, or name "
                 "arrays of other files one by one (`razh evaluate --help`)"
             ) from error
         return cls.from_arrays(arrays, str(path))
@@ -148,22 +172,43 @@ class Codes:
         if missing:
             raise ValueError(f"{source} lacks {', '.join(missing)}; a codes file has {', '.join(needed)}")
         bits = arrays["bits"]
-        if bits.ndim != 0 or not np.issubdtype(bits.dtype, np.integer):
+        if bits.ndim != 0 or bits.dtype.kind not in "iu":
             raise ValueError(f"bits in {source} has shape {bits.shape} and dtype {bits.dtype}; store one integer")
-        unseen = arrays.get("unseen_classes")
+        for name in ("unseen_classes", "validation_classes"):
+            ids = arrays.get(name)
+            if ids is not None and ids.size and ids.dtype.kind not in "iu":
+                raise ValueError(f"{name} in {source} has dtype {ids.dtype}; store class ids, integers")
         try:
             return cls(
                 **{name: arrays[name] for name in needed[:4]},
                 bits=int(bits),
                 query_index=arrays.get("query_index"),
                 database_index=arrays.get("database_index"),
-                unseen_classes=None if unseen is None else tuple(int(i) for i in unseen.ravel()),
+                unseen_classes=_class_ids(arrays.get("unseen_classes")),
+                validation_classes=_class_ids(arrays.get("validation_classes")),
                 class_names=tuple(str(name) for name in arrays.get("class_names", np.empty(0, dtype=str)).ravel()),
                 fingerprint=str(arrays.get("fingerprint", "")),
                 protocol=str(arrays.get("protocol", "")),
+                query_logits=arrays.get("query_logits"),
             )
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
+
+
+READ = {"codes", "labels", *(field.name for field in fields(Codes))}
+ALIKE = (
+    ("query_codes", "query_labels", "query_index", "query_logits"),
+    ("database_codes", "database_labels", "database_index"),
+    ("codes", "labels"),
+)
+
+
+def _check_rows(headers: Mapping[str, ArrayHeader]) -> None:
+    """Refuse arrays whose numbers of rows differ before they take memory: a few MB of zeros unpack to gigabytes."""
+    for names in ALIKE:
+        rows = {name: headers[name].shape[0] for name in names if name in headers and headers[name].shape}
+        if len(set(rows.values())) > 1:
+            raise ValueError(", ".join(f"{name} has {count} rows" for name, count in rows.items()))
 
 
 def _one_set(arrays: Mapping[str, NDArray[Any]], source: str) -> Mapping[str, NDArray[Any]]:
@@ -179,23 +224,26 @@ def _one_set(arrays: Mapping[str, NDArray[Any]], source: str) -> Mapping[str, ND
 
 def _labels(labels: ArrayLike, name: str) -> NDArray[Any]:
     array = np.asarray(labels)
-    whole = np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_
-    if array.ndim not in (1, 2) or not whole:
+    if array.ndim not in (1, 2) or array.dtype.kind not in "biu":
         raise ValueError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; pass integer class ids (n,) or multi-hot (n, C)"
         )
     if array.ndim == 1:
-        if array.size and int(array.max()) > LARGEST_LABEL:
-            raise ValueError(f"{name} holds {array.max()}; class ids fit into int64")
+        if array.size and not 0 <= int(array.min()) <= int(array.max()) <= LARGEST_LABEL:
+            raise ValueError(f"{name} holds {array.min()} to {array.max()}; class ids begin at 0 and fit into int64")
         return np.ascontiguousarray(array, dtype=np.int64)
     if array.size and (array.min() < 0 or array.max() > 1):
         raise ValueError(f"{name} holds values from {array.min()} to {array.max()}; multi-hot labels are 0 or 1")
     return np.ascontiguousarray(array, dtype=np.uint8)
 
 
+def _class_ids(ids: NDArray[Any] | None) -> tuple[int, ...] | None:
+    return None if ids is None else tuple(int(i) for i in ids.ravel())
+
+
 def _index(index: ArrayLike, rows: int, name: str) -> NDArray[np.int64]:
     array = np.asarray(index)
-    if array.shape != (rows,) or not np.issubdtype(array.dtype, np.integer):
+    if array.shape != (rows,) or array.dtype.kind not in "iu":
         raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}; pass one integer a code, ({rows},)")
     if len(np.unique(array)) != rows:
         raise ValueError(f"{name} has {rows} rows but {len(np.unique(array))} different indices; remove the duplicates")

@@ -122,6 +122,9 @@ def check_same_queries(first: Codes, second: Codes) -> None:
         raise ValueError(f"split fingerprints differ ({prints}); compare two methods on the same split")
     if first.unseen_classes != second.unseen_classes:
         raise ValueError("unseen_classes differ; compare two methods on the same split")
+    held_out = {codes.validation_classes for codes in (first, second)} - {None}
+    if len(held_out) > 1:
+        raise ValueError("validation_classes differ; compare two methods on the same split")
     for name in ("query_labels", "query_index"):
         left, right = getattr(first, name), getattr(second, name)
         if (left is None) != (right is None) or (left is not None and not np.array_equal(left, right)):

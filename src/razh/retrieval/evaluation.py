@@ -12,18 +12,18 @@ any number of devices gives the same figures to the last digit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from razh.retrieval import metrics
+from razh.retrieval import asymmetric, metrics
 from razh.retrieval.codes import Codes
-from razh.retrieval.hamming import Route, grades, histogram, rank
+from razh.retrieval.hamming import BackendName, grades, histogram, rank
 from razh.retrieval.health import code_health, d_prime
-from razh.retrieval.tasks import Task, retrieval_tasks
+from razh.retrieval.tasks import Task, retrieval_task, retrieval_tasks
 
 __all__ = [
     "Evaluation",
@@ -39,7 +39,11 @@ __all__ = [
     "tie_band",
 ]
 
+Counts: TypeAlias = NDArray[np.int64]
+Values: TypeAlias = dict[str, NDArray[np.float64]]
+
 CELLS = 1 << 21  # histogram cells held at once: 16 MB
+FIRST_KS = (1, 10)  # ranks of precision@k that are always measured
 _BANDS: dict[str, metrics.Ties] = {"": "expected", "_worst": "worst", "_best": "best"}
 
 
@@ -48,10 +52,10 @@ class Settings:
     """What to measure.
 
     Attributes:
-        cutoffs: ranks R of mAP@R.
-        precision_ks: ranks k of precision@k, recall@k and NDCG@k.
+        cutoffs: ranks R of mAP@R; one that is no smaller than the database is left out, as mAP@R is mAP there.
+        precision_ks: ranks k of precision@k, recall@k and NDCG@k; precision@1 and precision@10 are always there.
         radius: Hamming radius of precision and recall within a ball.
-        route: see `razh.retrieval.hamming.histogram`.
+        backend: see `razh.retrieval.hamming.histogram`.
         row_order: also the conventional mAP with ties in database order (slower: it needs ranked lists).
 
     Raises:
@@ -61,7 +65,7 @@ class Settings:
     cutoffs: tuple[int, ...] = (5000,)
     precision_ks: tuple[int, ...] = (100,)
     radius: int = 2
-    route: Route = "auto"
+    backend: BackendName = "auto"
     row_order: bool = False
 
     def __post_init__(self) -> None:
@@ -79,7 +83,7 @@ class Share:
     Attributes:
         task: name of the task.
         rows: positions of the queries in the task (q,).
-        values: per-query values, each (q,), or (q, L + 1) for curves.
+        values: per-query values, each (q,), but for `curve_hits` (q, K): the expected hits at `curve_ranks`.
         counts: pairs by distance and relevance, summed over these queries (L + 1, 2).
     """
 
@@ -97,8 +101,9 @@ class TaskResult:
         values: per-query values (Q,), by the name they have in the metrics (`map`, `map@5000`, …).
         labels: the queries' class ids (Q,) or multi-hot labels (Q, C).
         counts: pairs by distance and relevance (L + 1, 2).
-        precision: mean precision within every Hamming radius (L + 1,); None where the task measures mAP alone.
-        recall: mean recall within every Hamming radius (L + 1,).
+        ranks: of the precision–recall curve (K,).
+        precision: mean precision at these ranks (K,).
+        recall: mean recall at these ranks (K,).
         class_map: mean AP of the queries of every class.
         without_relevant: number of queries that have no relevant item; each counts 0.
         self_matches: number of queries that were left out of their own ranking.
@@ -107,8 +112,9 @@ class TaskResult:
     values: dict[str, NDArray[np.float64]]
     labels: NDArray[Any]
     counts: NDArray[np.int64]
-    precision: NDArray[np.float64] | None
-    recall: NDArray[np.float64] | None
+    ranks: NDArray[np.int64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
     class_map: dict[int, float]
     without_relevant: int
     self_matches: int
@@ -135,7 +141,7 @@ class Evaluation:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self, class_names: Sequence[str] = (), per_query: bool = False) -> dict[str, Any]:
-        """Return plain JSON values: metrics, per-class mAP, pairs by distance, and per-query AP on demand."""
+        """Return plain JSON values: metrics, mAP by class, pairs by distance, curves, and per-query AP on demand."""
         tasks: dict[str, Any] = {}
         for name, result in self.tasks.items():
             named = {_class_name(key, class_names): value for key, value in result.class_map.items()}
@@ -145,10 +151,8 @@ class Evaluation:
                 "self_matches": result.self_matches,
                 "class_map": named,
                 "distances": {"same_class": result.counts[:, 1].tolist(), "other_class": result.counts[:, 0].tolist()},
+                "curve": {part: getattr(result, part).tolist() for part in ("ranks", "precision", "recall")},
             }
-            if result.precision is not None and result.recall is not None:
-                curve = {"precision": result.precision.tolist(), "recall": result.recall.tolist()}
-                tasks[name or "all"]["radius_curve"] = curve
             if per_query:
                 tasks[name or "all"]["query_ap"] = result.values["map"].tolist()
         figures = {key: value if math.isfinite(value) else None for key, value in self.metrics.items()}
@@ -188,44 +192,92 @@ def _measure(task: Task, settings: Settings, rows: NDArray[np.int64]) -> Share:
         task.bits,
         exclude=task.exclude[rows],
         graded=True,
-        route=settings.route,
+        backend=settings.backend,
     )
-    values = {f"map{suffix}": metrics.average_precision(hist, ties=ties) for suffix, ties in _BANDS.items()}
-    values["chance"] = metrics.chance(hist)
-    values["relevant"] = metrics.relevant_total(hist).astype(np.float64)
-    if task.thorough:
-        values |= _thorough(hist, settings)
-        if settings.row_order:
-            values["map_row"] = _row_order(task, settings, rows)
+    size = len(task.database_codes)
+    measures = (*MEASURES, *THOROUGH) if task.thorough else MEASURES
+    values = {name: value for one in measures for name, value in one(hist, settings, size).items()}
+    if task.thorough and settings.row_order:
+        values["map_row"] = _row_order(task, settings, rows)
+    if task.query_logits is not None:
+        values["asymmetric/map"] = asymmetric.average_precision(
+            task.query_logits[rows],
+            task.database_codes,
+            task.query_labels[rows],
+            task.database_labels,
+            task.bits,
+            task.exclude[rows],
+        )
     counts = np.stack([hist[:, :, 0].sum(axis=0), hist[:, :, 1:].sum(axis=(0, 2))], axis=1)
     return Share(task.name, rows, values, counts)
 
 
-def _thorough(hist: NDArray[np.int64], settings: Settings) -> dict[str, NDArray[np.float64]]:
+Measure: TypeAlias = Callable[[Counts, Settings, int], Values]
+
+
+def _mean_average_precision(hist: Counts, settings: Settings, size: int) -> Values:
+    values = {f"map{suffix}": metrics.average_precision(hist, ties=ties) for suffix, ties in _BANDS.items()}
+    relevant = metrics.relevant_total(hist).astype(np.float64)
+    return {**values, "chance": metrics.chance(hist), "relevant": relevant}
+
+
+def _precision(hist: Counts, settings: Settings, size: int) -> Values:
+    """Return precision@k, and beside it the best that a ranking could have and what a random one has."""
     values = {}
-    for cutoff in settings.cutoffs:
+    ranks = sorted({*FIRST_KS, *settings.precision_ks})
+    for k, hits in zip(ranks, metrics.expected_hits(hist, ranks).T, strict=True):
+        values[f"precision@{k}"] = hits / k
+        values[f"precision@{k}_ceiling"] = metrics.precision_ceiling(hist, k)
+        values[f"precision@{k}_chance"] = metrics.chance_precision(hist, k)
+    return values
+
+
+def _curve(hist: Counts, settings: Settings, size: int) -> Values:
+    return {"curve_hits": metrics.expected_hits(hist, metrics.curve_ranks(size))}
+
+
+def _map_at_cutoffs(hist: Counts, settings: Settings, size: int) -> Values:
+    values = {}
+    for cutoff in (cutoff for cutoff in settings.cutoffs if cutoff < size):
         for suffix, ties in _BANDS.items():
             values[f"map{suffix}@{cutoff}"] = metrics.average_precision(hist, cutoff, "hits", ties)
         values[f"map@{cutoff}/all"] = metrics.average_precision(hist, cutoff, "all")
         values[f"chance@{cutoff}"] = metrics.chance(hist, cutoff)
-    for k in settings.precision_ks:
-        values[f"precision@{k}"] = metrics.precision_at(hist, k)
-        values[f"recall@{k}"] = metrics.recall_at(hist, k)
-        values[f"ndcg@{k}"] = metrics.ndcg_at(hist, k)
-    values[f"precision@radius{settings.radius}"] = metrics.precision_within(hist, settings.radius)
-    values[f"recall@radius{settings.radius}"] = metrics.recall_within(hist, settings.radius)
-    values["curve_precision"], values["curve_recall"] = metrics.precision_recall_curve(hist)
     return values
+
+
+def _recall_and_ndcg(hist: Counts, settings: Settings, size: int) -> Values:
+    values = {}
+    for k in settings.precision_ks:
+        values[f"recall@{k}"] = metrics.recall_at(hist, k)
+        values[f"recall@{k}_ceiling"] = metrics.recall_ceiling(hist, k)
+        values[f"ndcg@{k}"] = metrics.ndcg_at(hist, k)
+    return values
+
+
+def _within_radius(hist: Counts, settings: Settings, size: int) -> Values:
+    kinds = {
+        "precision": metrics.precision_within,
+        "recall": metrics.recall_within,
+        "success": metrics.success_within,
+    }
+    return {f"{name}@radius{settings.radius}": of(hist, settings.radius) for name, of in kinds.items()}
+
+
+# A metric is a function of the histogram (q, L + 1, S), the settings and the size of the database that returns
+# per-query values by name, and an entry here: of every task, or of those that are asked for everything.
+MEASURES: tuple[Measure, ...] = (_mean_average_precision, _precision, _curve)
+THOROUGH: tuple[Measure, ...] = (_map_at_cutoffs, _recall_and_ndcg, _within_radius)
 
 
 def _row_order(task: Task, settings: Settings, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the conventional AP (q,) with ties in database order."""
-    route: Route = settings.route if settings.route in ("numpy", "faiss") else "auto"
+    backend: BackendName = settings.backend if settings.backend in ("numpy", "faiss") else "auto"
     result = np.empty(len(rows))
     step = max(1, CELLS // len(task.database_codes))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        _, order = rank(task.query_codes[part], task.database_codes, task.bits, route=route)
+        _, order = rank(task.query_codes[part], task.database_codes, task.bits, backend=backend)
         relevant = np.take_along_axis(grades(task.query_labels[part], task.database_labels) > 0, order, axis=1)
         own = task.exclude[part]
         if (own >= 0).all():
@@ -260,7 +312,13 @@ def combine(shares: Iterable[Share]) -> Share:
 # --------------------------------------------------------------------------------------------------------- summary
 
 
-def summarise(codes: Codes, shares: Sequence[Share], prefix: str = "test/", health: bool = True) -> Evaluation:
+def summarise(
+    codes: Codes,
+    shares: Sequence[Share],
+    prefix: str = "test/",
+    health: bool = True,
+    names: Mapping[str, str] | None = None,
+) -> Evaluation:
     """Return the evaluation of a codes file from complete shares, one a task.
 
     Args:
@@ -268,6 +326,7 @@ def summarise(codes: Codes, shares: Sequence[Share], prefix: str = "test/", heal
         shares: complete shares in the order of `retrieval_tasks(codes)`.
         prefix: put in front of every metric but those of code health (`codes/…`).
         health: whether to compute the health of the database codes.
+        names: what metrics call a task, where that is not the task's own name.
 
     Raises:
         ValueError: shares that do not belong to these codes, or no query has a relevant item.
@@ -278,19 +337,23 @@ def summarise(codes: Codes, shares: Sequence[Share], prefix: str = "test/", heal
     results = {task.name: _result(task, share) for task, share in zip(tasks, shares, strict=True)}
     if all(result.without_relevant == len(result.labels) for result in results.values()):
         raise ValueError("no query has a relevant database item; check that query and database labels use the same ids")
+    seen = retrieval_task(codes, "seen")
+    if seen is not None and "seen" not in results:
+        results["seen"] = _result(seen, _joined(codes, seen, shares))
     figures: dict[str, float] = {}
+    groups = {name: f"{prefix}{(names or {}).get(name, name)}/" if name else prefix for name in ("unseen", *results)}
     for name, result in results.items():
-        start = f"{prefix}{name}/" if name else prefix
+        start = groups[name]
         figures |= {f"{start}{key}": float(value.mean()) for key, value in result.values.items() if key != "relevant"}
         figures[f"{start}queries"] = float(len(result.labels))
         figures[f"{start}without_relevant"] = float(result.without_relevant)
         figures[f"{start}self_matches"] = float(result.self_matches)
     if "unseen" in results and "seen" in results:
-        seen, unseen = figures[f"{prefix}seen/map"], figures[f"{prefix}unseen/map"]
-        figures[f"{prefix}harmonic/map"] = 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
+        one, two = (figures[f"{groups[name]}map"] for name in ("seen", "unseen"))
+        figures[f"{prefix}harmonic/map"] = 2 * one * two / (one + two) if one + two else 0.0
     if codes.unseen_classes is not None:
         unseen_rows = np.isin(codes.database_labels, codes.unseen_classes)
-        figures[f"{prefix}unseen/database_share"] = float(unseen_rows.mean())
+        figures[f"{groups['unseen']}database_share"] = float(unseen_rows.mean())
     if health:
         figures |= _health(codes, next(iter(results.values())))
     sizes = {"queries": len(codes.query_codes), "database": len(codes.database_codes)}
@@ -303,15 +366,24 @@ def _health(codes: Codes, result: TaskResult) -> dict[str, float]:
     return {**figures, "codes/d_prime": d_prime(same, other)}
 
 
+def _joined(codes: Codes, seen: Task, shares: Sequence[Share]) -> Share:
+    """Return the share of all seen queries, in their order, from those of the validation and the trained classes."""
+    held_out = np.isin(seen.query_labels, codes.validation_classes or ())
+    places = {"validation": np.flatnonzero(held_out), "trained": np.flatnonzero(~held_out)}
+    return combine(replace(part, task="seen", rows=places[part.task]) for part in shares if part.task in places)
+
+
 def _result(task: Task, share: Share) -> TaskResult:
     values = dict(share.values)
-    precision, recall = values.pop("curve_precision", None), values.pop("curve_recall", None)
+    ranks = metrics.curve_ranks(len(task.database_codes))
+    precision, recall = metrics.precision_recall_curve(values.pop("curve_hits"), ranks, values["relevant"])
     return TaskResult(
         values=values,
         labels=task.query_labels,
         counts=share.counts,
-        precision=None if precision is None else precision.mean(axis=0),
-        recall=None if recall is None else recall.mean(axis=0),
+        ranks=ranks,
+        precision=precision,
+        recall=recall,
         class_map=_class_map(task.query_labels, values["map"]),
         without_relevant=int((values["relevant"] == 0).sum()),
         self_matches=int((task.exclude >= 0).sum()),
@@ -333,33 +405,36 @@ def evaluate(
     cutoffs: Sequence[int] = (5000,),
     precision_ks: Sequence[int] = (100,),
     radius: int = 2,
-    route: Route = "auto",
+    backend: BackendName = "auto",
     *,
     prefix: str = "test/",
     row_order: bool = False,
 ) -> Evaluation:
     """Evaluate a codes file: every metric of every task it allows.
 
-    Keys with unseen classes, after `prefix`: `unseen/map`, `unseen/map_worst`, `unseen/map_best`, `unseen/map@R`,
-    `unseen/map@R/all`, `unseen/precision@k`, `unseen/recall@k`, `unseen/ndcg@k`, `unseen/precision@radius2`,
-    `unseen/recall@radius2`, `unseen/chance`; `seen/map`, `zsl/map` with their bands and chance; `harmonic/map`.
-    Without: the same under no task name. `codes/…` has the health of the database codes. `chance` is the expected AP of
-    a random ranking. A query without relevant items counts 0; `…/without_relevant` says how many there are, and
+    With unseen classes names begin with a group of queries: `unseen/`, `zsl/` (unseen ones among themselves),
+    `validation/` and `trained/` where the file tells them apart, and `seen/`, both of them together. Every group has
+    `map`, `map_worst`, `map_best`, `chance` (the expected AP of a random ranking), `precision@k` with
+    `precision@k_ceiling` (the best that any ranking has) and `precision@k_chance`, and where the file has logits of the
+    queries `asymmetric/map`, see `razh.retrieval.asymmetric`; `unseen/` also `map@R`, `map@R/all`,
+    `recall@k`, `ndcg@k` and `precision@radius2`, `recall@radius2`, `success@radius2`. `harmonic/map` is that of
+    `unseen/map` and `seen/map`. Without unseen classes: the same under no group. `codes/…` has the health of the
+    database codes. A query without relevant items counts 0; `…/without_relevant` says how many there are, and
     `…/self_matches` how many queries were left out of their own ranking.
 
     Args:
         codes: queries and database.
         cutoffs: ranks R of mAP@R.
-        precision_ks: ranks k of precision@k, recall@k, NDCG@k.
+        precision_ks: ranks k of precision@k, recall@k, NDCG@k; precision@1 and precision@10 are always there.
         radius: Hamming radius of precision and recall within a ball.
-        route: see `razh.retrieval.hamming.histogram`.
+        backend: see `razh.retrieval.hamming.histogram`.
         prefix: put in front of the metrics' names.
         row_order: also `map_row`, the conventional mAP with ties in database order.
 
     Raises:
         ValueError: settings out of range, no queries, or no query with a relevant item.
     """
-    settings = Settings(tuple(cutoffs), tuple(precision_ks), radius, route, row_order)
+    settings = Settings(tuple(cutoffs), tuple(precision_ks), radius, backend, row_order)
     return summarise(codes, [measure(task, settings) for task in retrieval_tasks(codes)], prefix)
 
 

@@ -1,10 +1,10 @@
-"""Hamming distances, their histograms and ranked lists; four routes, one result.
+"""Hamming distances, their histograms and ranked lists; four backends, one result.
 
 Exact retrieval metrics need no ranked list: the number of relevant and irrelevant database items at each of the L + 1
 distances says everything (`razh.retrieval.metrics`). `histogram` counts them in blocks of queries, so that memory stays
-one block. Routes:
+one block. Backends:
 
-* `numba`: compiled xor, popcount and count in one loop (`razh.retrieval.compiled`), on the CPU;
+* `numba`: compiled xor, popcount and count in one loop (`razh.retrieval.backends.numba`), on the CPU;
 * `faiss`: `faiss.hammings` (xor and popcount in C++), counted on the CPU;
 * `numpy`: xor and `np.bitwise_count`, counted on the CPU;
 * `torch`: inner products of ±1 codes on a CUDA device (or the CPU), which are exact integers, counted there.
@@ -14,37 +14,38 @@ All count integers, so they agree to the last digit whatever the block size and 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from razh.retrieval.counting import count_device, count_multi, count_single
-from razh.retrieval.kernels import (
-    HOST_PAIRS,
-    QUERY_BLOCK,
-    ROUTES,
+from razh.retrieval.backends import (
+    BACKENDS,
+    Backend,
+    BackendName,
     Counts,
     Integers,
+    Labelled,
     Packed,
-    Route,
-    choose_route,
-    device_here,
-    filled_parts,
-    import_compiled,
-    import_faiss,
-    inner_distances,
-    signs_of,
-    widen,
+    choose_backend,
+    load,
+    on_the_cpu,
 )
+from razh.retrieval.backends.kernels import QUERY_BLOCK, filled_parts, widen
 from razh.retrieval.packing import check_packed
 
-__all__ = ["ROUTES", "Route", "choose_route", "distances", "grades", "histogram", "import_faiss", "rank"]
+if TYPE_CHECKING:
+    from razh.retrieval.backends.kernels import Kernel
 
-RANK_BYTES = 64 << 20  # working memory of a ranked search
-FAISS_GPU_NEIGHBOURS = 2048  # longest list that FAISS selects on a GPU
+__all__ = ["BACKENDS", "BackendName", "choose_backend", "distances", "grades", "histogram", "nearest", "rank"]
+
+WIDENED = 1 << 20  # database rows that are brought to whole machine words at once
+FAISS_PAIRS = 50_000_000  # pairs from which FAISS saves a search more time than its import takes
 
 
 def distances(
-    query: ArrayLike, database: ArrayLike, bits: int, *, route: Route = "auto"
+    query: ArrayLike, database: ArrayLike, bits: int, *, backend: BackendName = "auto"
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return Hamming distances (q, G) of packed codes; uint8 up to 255 bits, uint16 beyond.
 
@@ -52,31 +53,15 @@ def distances(
         query: packed codes (q, ceil(L / 8)).
         database: packed codes (G, ceil(L / 8)).
         bits: code length L, 1 to 1024.
-        route: `numba`, `faiss`, `numpy`, `torch`, or `auto` for the best one here.
+        backend: `numba`, `faiss`, `numpy`, `torch`, or `auto` for the best one here.
 
     Raises:
-        ValueError: wrong shapes or types, or an unknown route.
-        ImportError: `route="faiss"` without FAISS, or `route="numba"` without numba.
+        ValueError: wrong shapes or types, or an unknown backend.
+        ImportError: `backend="faiss"` without FAISS, or `backend="numba"` without numba.
     """
     left, right = check_packed(query, bits, "query"), check_packed(database, bits, "database")
     result = np.empty((len(left), len(right)), dtype=np.uint8 if bits < 256 else np.uint16)
-    chosen = choose_route(route)
-    if chosen == "torch":
-        device = device_here()
-        signs = signs_of(right, bits, device)
-        for start in range(0, len(left), step := max(1, HOST_PAIRS // max(1, len(right)))):
-            near = inner_distances(signs_of(left[start : start + step], bits, device), signs)
-            result[start : start + step] = near.cpu().numpy()
-        return result
-    if chosen == "numba":
-        import_compiled().write_distances(left, right, result)
-        return result
-    left, right = widen(left), widen(right)
-    for columns, fill, block in filled_parts(chosen, right, min(len(left), QUERY_BLOCK)):
-        for start in range(0, len(left), QUERY_BLOCK):
-            rows = left[start : start + QUERY_BLOCK]
-            fill(rows)
-            result[start : start + QUERY_BLOCK, columns] = block[: len(rows)]
+    load(choose_backend(backend)).write_distances(left, right, bits, result)
     return result
 
 
@@ -119,12 +104,12 @@ def histogram(
     *,
     exclude: ArrayLike | None = None,
     graded: bool = False,
-    route: Route = "auto",
+    backend: BackendName = "auto",
 ) -> Counts:
     """Count the database by distance and relevance for every query: int64 (Q, L + 1, 2).
 
     `[q, d, 0]` is the number of irrelevant items at distance d of query q, `[q, d, 1]` that of relevant ones (sharing a
-    label). The result depends neither on the route, nor on the order of the database, nor on threads, and the row of a
+    label). The result depends neither on the backend, nor on the order of the database, nor on threads. The row of a
     query does not depend on the other queries, so shares of them can be counted apart and concatenated.
 
     Args:
@@ -135,11 +120,11 @@ def histogram(
         bits: code length L, 1 to 1024.
         exclude: for each query the database row that is the query itself and is left out, −1 for none; (Q,).
         graded: count by the number of shared labels instead: (Q, L + 1, S + 1), S the most labels a database item has.
-        route: `numba`, `faiss`, `numpy`, `torch`, or `auto` for the best one here.
+        backend: `numba`, `faiss`, `numpy`, `torch`, or `auto` for the best one here.
 
     Raises:
         ValueError: lengths, shapes or types that do not fit, an empty database, `exclude` out of range.
-        ImportError: `route="faiss"` without FAISS, or `route="numba"` without numba.
+        ImportError: `backend="faiss"` without FAISS, or `backend="numba"` without numba.
     """
     left, right = check_packed(query, bits, "query"), check_packed(database, bits, "database")
     left_labels, right_labels = _check_labels(query_labels, database_labels)
@@ -147,31 +132,13 @@ def histogram(
     levels = 2
     if graded and right_labels.ndim == 2:
         levels = 1 + int(right_labels.sum(axis=1, dtype=np.int64).max())
-    chosen = choose_route(route, len(left) * len(right))
-    if chosen == "torch" and len(left):
-        counts = count_device(left, right, left_labels, right_labels, bits, levels)
-    elif not len(left):
-        counts = np.zeros((0, bits + 1, levels), dtype=np.int64)
-    elif chosen == "numba":
-        counts = _count_compiled(left, right, left_labels, right_labels, bits, levels)
-    elif left_labels.ndim == 1:
-        counts = count_single(left, right, left_labels, right_labels, bits, chosen)
+    chosen = choose_backend(backend, len(left) * len(right))
+    if len(left):
+        counts = load(chosen).count(Labelled(left, left_labels, bits), Labelled(right, right_labels, bits), levels)
     else:
-        counts = count_multi(left, right, left_labels, right_labels, bits, levels, chosen)
+        counts = np.zeros((0, bits + 1, levels), dtype=np.int64)
     if exclude is not None:
         _leave_out(counts, np.asarray(exclude), left, right, left_labels, right_labels)
-    return counts
-
-
-def _count_compiled(
-    left: Packed, right: Packed, left_labels: Integers, right_labels: Integers, bits: int, levels: int
-) -> Counts:
-    compiled = import_compiled()
-    counts: Counts
-    if left_labels.ndim == 1:
-        counts = compiled.count_single(left, right, left_labels, right_labels, bits)
-    else:
-        counts = compiled.count_multi(left, right, left_labels, right_labels, bits, levels)
     return counts
 
 
@@ -208,7 +175,7 @@ def _leave_out(
 
 
 def rank(
-    query: ArrayLike, database: ArrayLike, bits: int, k: int | None = None, *, route: Route = "auto"
+    query: ArrayLike, database: ArrayLike, bits: int, k: int | None = None, *, backend: BackendName = "auto"
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return distance and database row (q, k) of the k nearest codes, ordered by (distance, row).
 
@@ -219,12 +186,12 @@ def rank(
         database: packed codes (G, ceil(L / 8)).
         bits: code length L, 1 to 1024.
         k: length of the list, at most G are given; None for the whole database.
-        route: `faiss` (on a GPU where FAISS sees one); `numba`, `numpy` or `torch` (a stable sort of distances); or
+        backend: `faiss` (on a GPU where FAISS sees one); `numba`, `numpy` or `torch` (a stable sort of distances); or
             `auto`: FAISS where installed, else NumPy.
 
     Raises:
-        ValueError: wrong shapes or types, k below 1, an empty database, an unknown route.
-        ImportError: `route="faiss"` without FAISS, or `route="numba"` without numba.
+        ValueError: wrong shapes or types, k below 1, an empty database, an unknown backend.
+        ImportError: `backend="faiss"` without FAISS, or `backend="numba"` without numba.
     """
     left, right = check_packed(query, bits, "query"), check_packed(database, bits, "database")
     if not len(right):
@@ -232,55 +199,101 @@ def rank(
     if k is not None and k < 1:
         raise ValueError(f"k is {k}; ask for at least one neighbour, or None for the whole database")
     k = len(right) if k is None else min(k, len(right))
-    if route == "auto":
-        try:
-            import_faiss()
-        except ModuleNotFoundError:
-            route = "numpy"
-        else:
-            route = "faiss"
-    if choose_route(route) == "faiss":
-        return _rank_faiss(left, right, bits, k)
-    return _rank_sort(left, right, bits, k, route)
+    chosen = on_the_cpu() if backend == "auto" else choose_backend(backend)
+    if chosen == "faiss":
+        from razh.retrieval.backends import faiss
+
+        return faiss.rank(left, right, bits, k)
+    return _rank_sort(left, right, bits, k, load(chosen))
+
+
+def nearest(
+    query: ArrayLike, database: ArrayLike, bits: int, k: int, *, mask: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.int64]]:
+    """Return distance and row (q, k) of the k nearest codes, and how many of all tie with the last of them.
+
+    As `rank`, ordered by (distance, row), for short lists: distances are looked at once, in parts that stay in the
+    cache, and never kept. FAISS's kernel is used where it is installed and so many pairs pay for its start.
+
+    Args:
+        query: packed codes (q, ceil(L / 8)).
+        database: packed codes (G, ceil(L / 8)).
+        bits: code length L, 1 to 1024.
+        k: length of the list, at most G are given.
+        mask: which database rows there are to be found (G,); None: all. The list has at most so many.
+
+    Returns:
+        Distances (q, k), rows (q, k), and for each query the number of database items at its last distance (q,).
+
+    Raises:
+        ValueError: wrong shapes or types, k below 1, an empty database.
+    """
+    left, right = check_packed(query, bits, "query"), check_packed(database, bits, "database")
+    if not len(right):
+        raise ValueError("database is empty; retrieval needs at least one database code")
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least one neighbour")
+    k = min(k, len(right) if mask is None else int(np.count_nonzero(mask)))
+    lists = [_Nearest(k, bits) for _ in range(len(left))]
+    kernel, left = _kernel(len(left) * len(right)), widen(left)
+    for first in range(0, len(right) if k else 0, WIDENED):  # a part at a time: the database may be larger than memory
+        part = widen(right[first : first + WIDENED])
+        for start in range(0, len(left), QUERY_BLOCK):
+            rows = left[start : start + QUERY_BLOCK]
+            for columns, fill, block in filled_parts(kernel, part, len(rows)):
+                fill(rows)
+                if mask is not None:
+                    block[:, ~mask[first : first + WIDENED][columns]] = bits + 2  # farther than any limit
+                for one, found in zip(lists[start : start + QUERY_BLOCK], block, strict=True):
+                    one.add(found, first + columns.start)
+    near = np.array([one.near for one in lists], dtype=np.uint16).reshape(len(left), k)
+    places = np.array([one.rows for one in lists], dtype=np.int64).reshape(len(left), k)
+    return near, places, np.array([one.equal for one in lists], dtype=np.int64)
+
+
+def _kernel(pairs: int) -> Kernel:
+    if pairs >= FAISS_PAIRS and find_spec("faiss"):
+        from razh.retrieval.backends import faiss
+
+        return faiss.kernel
+    from razh.retrieval.backends import numpy
+
+    return numpy.kernel
+
+
+class _Nearest:
+    """The k nearest of what was seen so far, rows ascending among equals, and how many of all tie with the last."""
+
+    def __init__(self, k: int, bits: int) -> None:
+        self.k, self.limit, self.equal = k, bits + 1, 0  # limit: the last distance of a full list
+        self.near, self.rows = np.empty(0, np.uint16), np.empty(0, np.int64)
+
+    def add(self, distances: NDArray[np.int32], start: int) -> None:
+        """Take the distances (g,) of database rows from `start` on; rows that come later lose against equals."""
+        self.equal += int(np.count_nonzero(distances == self.limit))
+        closer = np.flatnonzero(distances < self.limit)
+        if not len(closer):
+            return
+        near = np.concatenate([self.near, distances[closer].astype(np.uint16)])
+        rows = np.concatenate([self.rows, closer + start])
+        order = np.argsort(near, kind="stable")[: self.k]  # of 16 bits: a radix sort
+        self.near, self.rows = near[order], rows[order]
+        if len(order) == self.k and self.near[-1] < self.limit:
+            # All that is as near as the new limit was nearer than the old one, so it is here.
+            self.limit = int(self.near[-1])
+            self.equal = int(np.count_nonzero(near == self.limit))
 
 
 def _rank_sort(
-    left: Packed, right: Packed, bits: int, k: int, route: Route
+    left: Packed, right: Packed, bits: int, k: int, backend: Backend
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     near = np.empty((len(left), k), dtype=np.int32)
     rows = np.empty((len(left), k), dtype=np.int64)
     for start in range(0, len(left), QUERY_BLOCK):
-        block = distances(left[start : start + QUERY_BLOCK], right, bits, route=route)
+        some = left[start : start + QUERY_BLOCK]
+        block = np.empty((len(some), len(right)), dtype=np.uint16)
+        backend.write_distances(some, right, bits, block)
         order = np.argsort(block, axis=1, kind="stable")[:, :k]
         rows[start : start + QUERY_BLOCK] = order
         near[start : start + QUERY_BLOCK] = np.take_along_axis(block, order, axis=1)
     return near, rows
-
-
-def _rank_faiss(left: Packed, right: Packed, bits: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    faiss = import_faiss()
-    index = faiss.IndexBinaryFlat(right.shape[1] * 8)
-    gpu = k <= FAISS_GPU_NEIGHBOURS and getattr(faiss, "get_num_gpus", lambda: 0)() > 0
-    if gpu:
-        index = faiss.GpuIndexBinaryFlat(faiss.StandardGpuResources(), index)
-    else:
-        index.use_heap = False  # counting sort: the same list, several times faster
-        index.query_batch_size = max(1, min(32, RANK_BYTES // (8 * k * (8 * right.shape[1] + 1))))
-    index.add(right)
-    near, rows = index.search(left, k)
-    if gpu:
-        _settle_ties(near, rows, left, right, bits)
-    return near, rows
-
-
-def _settle_ties(near: NDArray[np.int32], rows: NDArray[np.int64], left: Packed, right: Packed, bits: int) -> None:
-    """Bring a list whose distances are right into the order (distance, row), in place.
-
-    A GPU selects any of the items at the last distance; the lowest rows are put in their place.
-    """
-    for query, (distance, row) in enumerate(zip(near, rows, strict=True)):
-        row[:] = row[np.lexsort((row, distance))]
-        distance.sort()
-        cut = int(np.searchsorted(distance, distance[-1]))
-        every = distances(left[query : query + 1], right, bits, route="numpy")[0]
-        row[cut:] = np.flatnonzero(every == distance[-1])[: len(row) - cut]

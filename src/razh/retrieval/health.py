@@ -18,11 +18,14 @@ __all__ = [
     "d_prime",
     "distance_histograms",
     "effective_bits",
+    "health_warnings",
     "unique_fraction",
 ]
 
 Floats = NDArray[np.float64]
 ROWS = 65_536  # codes unpacked at once
+FEW = 16  # codes; of fewer, a bit may be constant by chance
+WEAK = 0.25  # share of the bits that effective ones make up at least
 
 
 def _moments(packed: ArrayLike, bits: int) -> tuple[int, Floats, Floats]:
@@ -157,6 +160,27 @@ def code_health(packed: ArrayLike, bits: int) -> dict[str, float]:
         "unique_fraction": unique_fraction(packed, bits),
         "collision_rate": collision_rate(packed, bits),
     }
+
+
+def health_warnings(packed: ArrayLike, bits: int) -> list[str]:
+    """Return a line for each thing that is wrong with packed codes (n, ceil(L / 8)): constant bits, copies of bits.
+
+    A few codes say little: 16 are needed to call a bit constant, and L to call bits copies of each other.
+
+    Raises:
+        ValueError: `packed` does not have ceil(bits / 8) uint8 columns.
+    """
+    n, ones, both = _moments(packed, bits)
+    constant = int(((ones == 0) | (ones == n)).sum())
+    if n > 1 and constant == bits:
+        return [f"{bits} of {bits} bits are the same in all {n:,} codes: any ranking by them is chance"]
+    lines = []
+    if n >= FEW and constant:
+        lines.append(f"{constant} of {bits} bits are the same in all {n:,} codes and tell nothing")
+    effective = effective_bits(_covariance(n, ones, both))
+    if n >= max(FEW, bits) and effective < WEAK * bits:
+        lines.append(f"the {bits} bits are worth {effective:.1f} independent ones: many say the same")
+    return lines
 
 
 def _entropy(share: Floats) -> Floats:

@@ -45,14 +45,20 @@ __all__ = [
     "average_precision",
     "average_precision_ranked",
     "chance",
+    "chance_precision",
+    "curve_ranks",
+    "expected_hits",
     "hits_at",
     "ndcg_at",
     "precision_at",
+    "precision_ceiling",
     "precision_recall_curve",
     "precision_within",
     "recall_at",
+    "recall_ceiling",
     "recall_within",
     "relevant_total",
+    "success_within",
 ]
 
 Ties: TypeAlias = Literal["expected", "worst", "best"]
@@ -274,6 +280,34 @@ def relevant_total(hist: ArrayLike) -> Counts:
     return np.asarray(checked(hist)[:, :, 1:].sum(axis=(1, 2)))
 
 
+def expected_hits(hist: ArrayLike, ranks: ArrayLike) -> Floats:
+    """Return the expected number of relevant items among the first k (Q, K), for every rank k of `ranks` (K,).
+
+    A rank k inside a bucket of n tied items, r of them relevant, behind N items of which P are relevant, has
+    P + (k − N) · r / n expected hits; a rank beyond the last item has all of them.
+
+    Raises:
+        ValueError: `hist` is no histogram, or a rank is below 1.
+    """
+    places = np.asarray(ranks, dtype=np.int64)
+    for k in places:
+        check_rank("k", int(k))
+    return in_blocks(hist, lambda block: _expected_hits(block, places))
+
+
+def _expected_hits(counts: Counts, ranks: Counts) -> Floats:
+    buckets = buckets_of(counts)
+    last = np.cumsum(buckets.items, axis=1)  # the rank at which each bucket ends
+    within = np.minimum(ranks, last[:, -1:])
+    # One search for all queries: those of query q lie between q · stride and (q + 1) · stride.
+    shift = np.arange(len(counts))[:, None] * (int(last.max(initial=0)) + 1)
+    at = np.searchsorted((last + shift).ravel(), (within + shift).ravel()).reshape(within.shape)
+    items, relevant, items_before, relevant_before = (
+        part.ravel()[at] for part in (buckets.items, buckets.relevant, buckets.items_before, buckets.relevant_before)
+    )
+    return relevant_before + ratio((within - items_before) * relevant, items)
+
+
 def hits_at(hist: ArrayLike, k: int, ties: Ties = "expected") -> Floats:
     """Return the number of relevant items among the first k (Q,): expected, fewest or most over orders of ties.
 
@@ -281,16 +315,16 @@ def hits_at(hist: ArrayLike, k: int, ties: Ties = "expected") -> Floats:
         ValueError: `hist` is no histogram, k is below 1, or `ties` is unknown.
     """
     check_name("ties", ties, ("expected", "worst", "best"))
+    if ties == "expected":
+        return expected_hits(hist, [k])[:, 0]
     check_rank("k", k)
     buckets = buckets_of(hist)
     places = np.clip(k - buckets.items_before, 0, buckets.items)
-    if ties == "expected":
-        hits = ratio(buckets.relevant * places, buckets.items)
-    elif ties == "worst":
-        hits = np.maximum(0, places - (buckets.items - buckets.relevant)).astype(np.float64)
+    if ties == "worst":
+        hits = np.maximum(0, places - (buckets.items - buckets.relevant))
     else:
-        hits = np.minimum(places, buckets.relevant).astype(np.float64)
-    return np.asarray(hits.sum(axis=1))
+        hits = np.minimum(places, buckets.relevant)
+    return np.asarray(hits.sum(axis=1), dtype=np.float64)
 
 
 def precision_at(hist: ArrayLike, k: int, ties: Ties = "expected") -> Floats:
@@ -311,18 +345,57 @@ def recall_at(hist: ArrayLike, k: int, ties: Ties = "expected") -> Floats:
     return ratio(hits_at(hist, k, ties), relevant_total(hist))
 
 
-def precision_recall_curve(hist: ArrayLike) -> tuple[Floats, Floats]:
-    """Return precision and recall (Q, L + 1) of the items within every Hamming radius 0..L.
-
-    An empty ball has precision 0; recall is 0 for a query without relevant items. The curve of a method is the mean
-    over its queries.
+def precision_ceiling(hist: ArrayLike, k: int) -> Floats:
+    """Return the highest precision@k that any ranking has (Q,): min(1, number of relevant items / k).
 
     Raises:
-        ValueError: `hist` is no histogram.
+        ValueError: `hist` is no histogram, or k is below 1.
     """
-    buckets = buckets_of(hist)
-    items, hits = np.cumsum(buckets.items, axis=1), np.cumsum(buckets.relevant, axis=1)
-    return ratio(hits, items), ratio(hits, np.broadcast_to(hits[:, -1:], hits.shape))
+    check_rank("k", k)
+    return np.minimum(1.0, relevant_total(hist) / k)
+
+
+def recall_ceiling(hist: ArrayLike, k: int) -> Floats:
+    """Return the highest recall@k that any ranking has (Q,): min(1, k / number of relevant items), 0 without any.
+
+    Raises:
+        ValueError: `hist` is no histogram, or k is below 1.
+    """
+    check_rank("k", k)
+    relevant = relevant_total(hist)
+    return ratio(np.minimum(relevant, k), relevant)
+
+
+def chance_precision(hist: ArrayLike, k: int = 1) -> Floats:
+    """Return the expected precision@k of a random ranking (Q,): (r / n) · min(k, n) / k, of n items r relevant.
+
+    Raises:
+        ValueError: `hist` is no histogram, or k is below 1.
+    """
+    check_rank("k", k)
+    total = checked(hist).sum(axis=(1, 2))
+    return ratio(relevant_total(hist) * np.minimum(k, total), total * k)
+
+
+def curve_ranks(items: int, points: int = 100) -> Counts:
+    """Return the ranks of a precision–recall curve (K,), K ≤ `points`: 1 … `items`, in even steps of the logarithm."""
+    return np.unique(np.geomspace(1, max(1, items), points).round().astype(np.int64))
+
+
+def precision_recall_curve(hits: ArrayLike, ranks: ArrayLike, relevant: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the mean precision and the mean recall (K,) over queries at every rank k.
+
+    precision(k) = mean over queries of hits(k) / k, and recall(k) = mean over queries of hits(k) / relevant; a query
+    without relevant items has recall 0.
+
+    Args:
+        hits: number of relevant items among the first k of every query (Q, K); see `expected_hits`.
+        ranks: the ranks k (K,).
+        relevant: number of relevant items of every query (Q,).
+    """
+    found, places, every = np.asarray(hits), np.asarray(ranks), np.asarray(relevant)
+    recall = ratio(found, np.broadcast_to(every[:, None], found.shape))
+    return found.mean(axis=0) / places, recall.mean(axis=0)
 
 
 def _within(hist: ArrayLike, radius: int) -> tuple[Counts, Counts]:
@@ -337,10 +410,22 @@ def _within(hist: ArrayLike, radius: int) -> tuple[Counts, Counts]:
 def precision_within(hist: ArrayLike, radius: int) -> Floats:
     """Return the share of relevant items within a Hamming radius (Q,); an empty ball counts 0.
 
+    That is the convention of published tables (precision@H ≤ 2). The mean over queries whose ball holds anything is the
+    mean of this, divided by that of `success_within`.
+
     Raises:
         ValueError: `hist` is no histogram or the radius is negative.
     """
     return ratio(*_within(hist, radius))
+
+
+def success_within(hist: ArrayLike, radius: int) -> Floats:
+    """Return 1 for queries that have any item within a Hamming radius, 0 for those whose ball is empty (Q,).
+
+    Raises:
+        ValueError: `hist` is no histogram or the radius is negative.
+    """
+    return (_within(hist, radius)[1] > 0).astype(np.float64)
 
 
 def recall_within(hist: ArrayLike, radius: int) -> Floats:

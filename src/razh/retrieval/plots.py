@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-__all__ = ["distance_figure", "precision_recall_figure", "save_figure"]
+from razh.retrieval.evaluation import Evaluation
+from razh.retrieval.tasks import WORDS
+from razh.support.files import replacing
+
+__all__ = ["Curves", "distance_figure", "group_curves", "precision_recall_figure", "save_figure"]
+
+Curves: TypeAlias = dict[str, tuple[ArrayLike, ArrayLike]]
+"""By name, mean precision (K,) and mean recall (K,) at the same ranks."""
 
 # Okabe and Ito's palette: told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -26,24 +34,35 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def group_curves(result: Evaluation) -> Curves:
+    """Return the curve of every group of queries that searched the whole database, named with its mAP.
+
+    All seen classes together are left out where trained and validation classes have curves of their own.
+    """
+    left_out = {"zsl", *(["seen"] if "trained" in result.tasks or "validation" in result.tasks else [])}
+    return {
+        f"{WORDS[name]}, mAP {task.values['map'].mean():.3f}": (task.precision, task.recall)
+        for name, task in result.tasks.items()
+        if name not in left_out
+    }
+
+
 def precision_recall_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = "") -> Figure:
-    """Draw precision over recall, one point a Hamming radius.
+    """Draw precision over recall, one point a rank.
 
     Args:
-        curves: by name, mean precision (L + 1,) and mean recall (L + 1,) as in `TaskResult`; a point where no query has
-            retrieved anything is left out.
+        curves: by name, mean precision (K,) and mean recall (K,) as in `TaskResult`.
         title: above the axes.
     """
     figure, axes = _axes(5.0, 3.8)
     for number, (name, (precision, recall)) in enumerate(curves.items()):
-        heights, places = np.asarray(precision, dtype=np.float64), np.asarray(recall, dtype=np.float64)
-        shown = (heights > 0) | (places > 0)
         axes.plot(
-            places[shown],
-            heights[shown],
+            np.asarray(recall),
+            np.asarray(precision),
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
-            markersize=3,
+            markersize=4,
+            markevery=0.1,
             linewidth=1.4,
             label=name,
         )
@@ -84,5 +103,5 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     formats = figure.canvas.get_supported_filetypes()
     if target.suffix.lstrip(".") not in formats:
         raise ValueError(f"figure is {target.name!r}; its suffix must be one of {', '.join(sorted(formats))}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=200)
+    with replacing(target) as part:
+        figure.savefig(part, dpi=200, format=target.suffix.lstrip("."))

@@ -6,8 +6,10 @@ Every reader says what it took the numbers for, so that a wrong guess is seen: `
 from __future__ import annotations
 
 import gzip
+import math
 import os
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from razh.retrieval.codes import Codes
-from razh.retrieval.health import bit_shares
+from razh.datamodules.files.matlab import read_variables, shapes_of
+from razh.datamodules.files.tables import is_number, no_number, parse_numbers
+from razh.datamodules.files.text import cells, decode, name_list
+from razh.retrieval.codes import LARGEST_LABEL, Codes
+from razh.retrieval.health import health_warnings
 from razh.retrieval.packing import check_packed, pack
+from razh.support.files import ArrayFile
+from razh.support.processes import free_memory
 
 __all__ = ["FORMS", "ReadCodes", "binary_codes", "class_list", "is_text", "read_array", "read_codes"]
 
@@ -40,8 +47,10 @@ class ReadCodes:
 def read_array(source: str) -> Array:
     """Read one array: `file.npy`, `file.npz:key`, `file.mat:variable`, or a text file (.csv, .txt, .tsv, also .gz).
 
-    The key of an .npz or .mat file may be left out where it holds one array. Text is split at commas, semicolons, tabs
-    or blanks; a first line that is no number is a header. Text that holds no numbers is returned as strings (n,).
+    The key of an .npz or .mat file may be left out where it holds one array. Text is split at commas, semicolons, tabs,
+    bars or blanks; a first line that is no number is a header. Text that holds no numbers is returned as strings (n,).
+    See `razh.datamodules.files.text` for encodings and separators, `razh.datamodules.files.matlab` for the versions of
+    MATLAB files.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -52,13 +61,14 @@ def read_array(source: str) -> Array:
         raise FileNotFoundError(f"no file at {path}; give .npy, .npz:key, .mat:variable or a text file")
     if is_text(path):
         return _read_text(path)
+    if path.lower().endswith(".mat"):
+        return _read_mat(path, key)
     try:
-        arrays = _read_mat(path) if path.lower().endswith(".mat") else _read_numpy(path)
-    except NotImplementedError as error:
-        raise ValueError(f"{path} is a MATLAB 7.3 file (HDF5); save it with -v7, or as .npy") from error
+        return _read_numpy(path, key)
+    except _NameError:
+        raise
     except Exception as error:  # a damaged file fails in many ways
         raise ValueError(f"{path} cannot be read ({error}); is it complete, and does its suffix fit?") from error
-    return _pick(arrays, key, path)
 
 
 def is_text(source: str) -> bool:
@@ -74,68 +84,63 @@ def _path_and_key(source: str) -> tuple[str, str]:
     return path, key
 
 
-def _read_numpy(path: str) -> dict[str, Array]:
-    content = np.load(path, allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        return {Path(path).stem: content}
-    with content as file:
-        return {name: file[name] for name in file.files}
+class _NameError(ValueError):
+    """The file is whole, but does not say which of its arrays is meant."""
 
 
-def _pick(arrays: Mapping[str, Array], key: str, path: str) -> Array:
-    if key and key in arrays:
-        return arrays[key]
-    if not key and len(arrays) == 1:
-        return next(iter(arrays.values()))
-    if not arrays:
-        raise ValueError(f"{path} holds no array; is it complete, and does its suffix fit?")
+def _read_numpy(path: str, key: str) -> Array:
+    with ArrayFile(path) as file:
+        return file.read(_pick(file.headers, key, path))
+
+
+def _pick(names: Collection[str], key: str, path: str) -> str:
+    """Return the name of the array that is meant."""
+    if key and key in names:
+        return key
+    if not key and len(names) == 1:
+        return next(iter(names))
+    if not names:
+        raise _NameError(f"{path} holds no array; is it complete, and does its suffix fit?")
     asked = f"lacks {key!r}" if key else "holds several arrays"
-    raise ValueError(f"{path} {asked}; name one of {', '.join(sorted(arrays))} as {path}:NAME")
+    raise _NameError(f"{path} {asked}; name one of {', '.join(sorted(names))} as {path}:NAME")
 
 
-def _read_mat(path: str) -> dict[str, Array]:
-    from scipy.io import loadmat
-
-    content = loadmat(path)
-    return {name: np.asarray(value) for name, value in content.items() if not name.startswith("__")}
+def _read_mat(path: str, key: str) -> Array:
+    shapes = shapes_of(Path(path))  # of the headers, before anything is unpacked
+    name = _pick(shapes, key, path)
+    if (size := 8 * math.prod(shapes[name])) > free_memory():
+        raise ValueError(f"{path} cannot be read ({name} takes up to {size / 1e9:.1f} GB of memory)")
+    return read_variables(Path(path), [name])[name]
 
 
 def _read_text(path: str) -> Array:
-    opener = gzip.open if path.endswith(".gz") else open
     try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+            content = file.read(most := free_memory() // 16)  # lists of cells take many times the space of text
+            if len(content) == most:
+                raise OSError(f"it is longer than {most / 1e9:.1f} GB of text, the most that memory has room for")
+        text, _ = decode(content, path)
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"{path} cannot be read as text ({error}); is it complete, and does its suffix fit?"
         ) from error
-    if not lines:
+    rows, _ = cells(text, path, blanks=True)
+    if not rows:
         raise ValueError(f"{path} is empty; it should hold one row a line")
-    separator = next((mark for mark in (",", ";", "\t") if any(mark in line for line in lines)), None)
-    rows = [[cell.strip() for cell in line.split(separator)] for line in lines]
-    if not _is_number(rows[0][0]) and len(rows) > 1 and _is_number(rows[1][0]):
+    if not is_number(rows[0][0]) and len(rows) > 1 and is_number(rows[1][0]):
         rows = rows[1:]
-    if not all(_is_number(row[0]) for row in rows):
-        return np.array(lines)
+    if not all(is_number(row[0]) for row in rows):
+        return np.array([stripped for line in text.split("\n") if (stripped := line.strip())])
     if len({len(row) for row in rows}) > 1:
         raise ValueError(
             f"{path} has rows of {min(map(len, rows))} to {max(map(len, rows))} columns; all must be alike"
         )
-    try:
-        table = np.array(rows, dtype=np.float64)
-    except ValueError as error:
-        raise ValueError(f"{path} holds words among numbers ({error}); one row a line, numbers only") from error
-    whole = np.isfinite(table).all() and (table == np.round(table)).all() and np.abs(table).max() < 1 << 53
+    table = parse_numbers(rows)
+    if wrong := no_number(rows, table):
+        raise ValueError(f"{path} holds words among numbers ({wrong}); one row a line, numbers only")
+    whole = (table == np.round(table)).all() and np.abs(table).max() < 1 << 53
     table = table.astype(np.int64) if whole else table
     return table[:, 0] if table.shape[1] == 1 else table
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 # ----------------------------------------------------------------------------------------------------------- codes
@@ -180,11 +185,9 @@ def binary_codes(
         ValueError: NaN, widths that differ, values that do not fit the form, or bits that do not match.
     """
     for name, array in (("query codes", query), ("database codes", database)):
-        if array.ndim != 2 or not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
-            raise ValueError(f"{name} have shape {array.shape} and dtype {array.dtype}; pass numbers, one row a code")
-        bad = int(np.isnan(array).sum()) if np.issubdtype(array.dtype, np.floating) else 0
-        if bad:
-            raise ValueError(f"{name} hold {bad} NaN; repair the codes first")
+        _check_numbers(array, name, "repair the codes first")
+        if array.ndim != 2:
+            raise ValueError(f"{name} have shape {array.shape} and dtype {array.dtype}; pass one row a code, (n, L)")
     if query.shape[1] != database.shape[1]:
         raise ValueError(
             f"query codes have {query.shape[1]} columns but database codes {database.shape[1]}; both need L"
@@ -212,6 +215,15 @@ def binary_codes(
     return packed[0], packed[1], length, f"codes: {said} ({query.dtype}), {length} bits"
 
 
+def _check_numbers(array: Array, name: str, way_out: str) -> None:
+    """Refuse what is no array of real numbers (complex ones, words, dates, objects, records), and NaN and infinity."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} have shape {array.shape} and dtype {array.dtype}; pass real numbers")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        missing = int(np.isnan(array).sum())
+        raise ValueError(f"{name} hold {f'{missing} NaN' if missing else 'infinite numbers'}; {way_out}")
+
+
 def _check_form(form: str, query: Array, database: Array) -> None:
     if form not in FORMS[1:]:
         raise ValueError(f"form is {form!r}; choose one of {', '.join(FORMS)}")
@@ -228,11 +240,10 @@ def _check_form(form: str, query: Array, database: Array) -> None:
 
 def _label_side(labels: Array, size: int, name: str) -> Array:
     """Return labels as (n,) or (n, C), turned where they are stored the other way round."""
-    if np.issubdtype(labels.dtype, np.floating):
-        missing = int(np.isnan(labels).sum())
-        if missing:
-            raise ValueError(f"{name} hold {missing} NaN; leave out the rows without a label")
-        if (labels != np.round(labels)).any():
+    if labels.dtype.kind not in "US":
+        _check_numbers(labels, name, "leave out the rows without a label")
+    if labels.dtype.kind == "f":
+        if (labels != np.round(labels)).any() or (np.abs(labels) > LARGEST_LABEL).any():
             raise ValueError(f"{name} hold numbers that are not whole; labels are class ids or 0/1 rows")
         labels = labels.astype(np.int64)
     if labels.ndim == 2 and 1 in labels.shape and labels.size == size:
@@ -275,7 +286,7 @@ def class_list(text: str, names: Sequence[str] = ()) -> tuple[int, ...]:
         ValueError: neither, a range that runs backwards, or a name that no class has.
     """
     if not os.path.exists(_path_and_key(text)[0]):  # also False for a list too long to be a name
-        given = [part.strip() for part in text.split(",")]
+        given = name_list(text)
         if set(given) <= set(names):
             return tuple(sorted({names.index(name) for name in given}))
         try:
@@ -286,7 +297,7 @@ def class_list(text: str, names: Sequence[str] = ()) -> tuple[int, ...]:
     listed = read_array(text).ravel()
     if listed.dtype.kind in "US" and set(listed.tolist()) <= set(names):
         return tuple(sorted({names.index(name) for name in listed.tolist()}))
-    if not np.issubdtype(listed.dtype, np.number) or (listed != np.round(listed)).any():
+    if listed.dtype.kind not in "iuf" or not np.isfinite(listed).all() or (listed != np.round(listed)).any():
         known = " or one of the labels' class names" if names else ""
         raise ValueError(f"unseen-classes file {text} holds no class ids; write one integer{known} a line")
     return tuple(sorted({int(number) for number in listed}))
@@ -337,7 +348,7 @@ def read_codes(
         raise ValueError("one of --query-index and --database-index is missing; give both or neither")
     unseen = None if unseen_classes is None else class_list(unseen_classes, names)
     codes = Codes(left, right, left_labels, right_labels, length, *index, unseen_classes=unseen, class_names=names)
-    return ReadCodes(codes, tuple(notes), tuple(code_warnings(codes)))
+    return ReadCodes(codes, tuple(notes), tuple(code_warnings(codes, real="real numbers" in notes[0])))
 
 
 def _turned(codes: Array, labels: Array) -> tuple[Array, bool]:
@@ -354,15 +365,11 @@ def _indices(query: Array, database: Array) -> tuple[Array, Array]:
     return query.ravel(), database.ravel()
 
 
-def code_warnings(codes: Codes) -> list[str]:
-    """Return what looks wrong in codes that can be evaluated: constant bits, labels that differ for one image."""
-    warnings = []
-    share = bit_shares(codes.database_codes, codes.bits)
-    constant = int(((share == 0) | (share == 1)).sum())
-    if constant:
-        warnings.append(
-            f"{constant} of {codes.bits} bits are the same in the whole database; probabilities need --threshold 0.5"
-        )
+def code_warnings(codes: Codes, real: bool = False) -> list[str]:
+    """Return what looks wrong in codes that can be evaluated: useless bits, labels that differ for one image."""
+    warnings = health_warnings(codes.database_codes, codes.bits)
+    if warnings and real:
+        warnings.append("numbers that are probabilities need --threshold 0.5")
     own = codes.own_rows()
     rows = np.flatnonzero(own >= 0)
     if len(rows):

@@ -1,24 +1,42 @@
-"""Tables of retrieval figures for the terminal."""
+"""Tables of retrieval figures for the terminal, and what their words mean."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
+from rich import box
 from rich.table import Table
 
 from razh.retrieval.evaluation import Evaluation, tie_band
 
-__all__ = ["check_fingerprints", "comparison_table", "table"]
+__all__ = ["START", "check_fingerprints", "comparison_table", "left_out", "notes", "table"]
+
+
+START = "start/"  # figures of a run before its first training step, named like those under "test/"
+HEADER = ("value", "start", "chance", "ceiling", "worst – best")
+MEANINGS = {
+    "unseen": "classes without training images",
+    "zsl": "the same among themselves",
+    "validation": "seen classes held out of training",
+    "trained": "classes trained on",
+    "seen": "all seen classes",
+    "harmonic": "mean of unseen and seen",
+}
+COMPANIONS = ("_worst", "_best", "_ceiling", "_chance")  # of what stands beside a metric
 
 
 def _is_row(name: str) -> bool:
-    """Whether a metric has a row of its own; bands and chance stand beside their metric."""
+    """Whether a metric has a row of its own; bands, ceilings, chance and the start stand beside their metric."""
     last = name.rsplit("/", 1)[-1] if not name.endswith("/all") else name
-    return not (last.startswith("chance") or "_worst" in last or "_best" in last)
+    beside = last.startswith("chance") or last.partition("@")[0].endswith(COMPANIONS) or last.endswith(COMPANIONS)
+    return not beside and not name.startswith(START)
 
 
 def _chance(figures: Mapping[str, float], key: str) -> float | None:
-    """Return the value of `chance` beside `map`, of `chance@R` beside `map@R`, and of that of a group without `map`."""
+    """Return what a random ranking has: `KEY_chance`, or `chance` beside `map`, or that of a group without `map`."""
+    if f"{key}_chance" in figures:
+        return figures[f"{key}_chance"]
     group, slash, _ = key.rpartition("/")
     if f"{group}{slash}map" not in figures:
         return figures.get(f"{group}{slash}chance")
@@ -38,28 +56,66 @@ def _count(name: str, value: float) -> str:
 
 
 def table(metrics: Mapping[str, float], title: str) -> Table:
-    """Return a table of flat metrics: value, chance, and the worst and best order of ties beside each.
+    """Return a table of flat metrics, and beside each what it is to be held against, as far as that is known.
+
+    The columns are the value; `start`, the same before the first training step (`start/…` for `test/…`); `chance`, that
+    of a random ranking; `ceiling`, the best that any ranking has; and the worst and best order of ties. All seen
+    classes have no rows where they are the trained ones.
 
     Args:
         metrics: `Evaluation.metrics`, or any flat names to values.
         title: shown above.
     """
-    result = Table(title=title)
-    result.add_column("metric", no_wrap=True)
-    for name in ("value", "chance", "worst – best"):
-        result.add_column(name, justify="right", no_wrap=True)
+    rows = {key: _row(metrics, key) for key in _rows(metrics)}
+    used = [place for place, name in enumerate(HEADER) if place == 0 or any(row[place] for row in rows.values())]
+    # Lean, so that a name of 29 characters and all columns fit into 80.
+    result = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    result.add_column("metric", overflow="fold")
+    for place in used:
+        result.add_column(HEADER[place], justify="right", no_wrap=True)
+    groups = {key: key.removesuffix("/all").rpartition("/")[0] for key in rows}
+    many = {group for group, count in Counter(groups.values()).items() if count > 1}
     section = None
-    for key, value in metrics.items():
-        if not _is_row(key):
-            continue
-        group = key.rpartition("/")[0]
-        if section is not None and group != section and not key.endswith("/all"):
+    for key, row in rows.items():
+        if section is not None and groups[key] != section and {section, groups[key]} & many:
             result.add_section()
-        section = section if key.endswith("/all") else group
-        band = tie_band(metrics, key)
-        spread = "" if band is None else f"{band[0]:.4f} – {band[1]:.4f}"
-        result.add_row(key, _count(key, value), _number(_chance(metrics, key)), spread)
+        section = groups[key]
+        result.add_row(key, *(row[place] for place in used))
     return result
+
+
+def _row(metrics: Mapping[str, float], key: str) -> tuple[str, ...]:
+    before = metrics.get(START + key.removeprefix("test/")) if key.startswith("test/") else None
+    beside = (before, _chance(metrics, key), metrics.get(f"{key}_ceiling"))
+    band = tie_band(metrics, key)
+    spread = "" if band is None else f"{band[0]:.4f} – {band[1]:.4f}"
+    return (_count(key, metrics[key]), *(_number(one) for one in beside), spread)
+
+
+def _rows(metrics: Mapping[str, float]) -> list[str]:
+    """Return the metrics that have rows; those of all seen classes have none if no class was held out of training."""
+
+    def twice(key: str) -> bool:
+        start, group, _ = f"/{key}".rpartition("/seen/")
+        return bool(group) and f"{start}/trained/map"[1:] in metrics and f"{start}/validation/map"[1:] not in metrics
+
+    return [key for key in metrics if _is_row(key) and not twice(key)]
+
+
+def notes(metrics: Mapping[str, float]) -> list[str]:
+    """Return what the groups and the columns in a table of these metrics are, a line each."""
+    groups = {key.split("/")[-2] for key in _rows(metrics) if "/" in key}
+    words = [f"{name}: {meaning}" for name, meaning in MEANINGS.items() if name in groups]
+    columns = "value: mean over orders of ties; worst – best: over all orders; chance: a random ranking"
+    columns += "; ceiling: the best ranking"
+    columns += "; start: before training" if any(key.startswith(START) for key in metrics) else ""
+    return [*(["; ".join(words)] if words else []), columns]
+
+
+def left_out(cutoffs: Iterable[int], items: int) -> list[str]:
+    """Return a line that says which mAP@R are not in a table, as the database has no more than R items; else none."""
+    ranks = [f"{cutoff:,}" for cutoff in cutoffs if cutoff >= items]
+    return [f"map@R for R = {', '.join(ranks)} is map: the database has {items:,} items"] if ranks else []
 
 
 def comparison_table(results: Mapping[str, Evaluation], title: str) -> Table:

@@ -1,0 +1,1 @@
+"""Downloads: which files, fetched, checked and unpacked."""

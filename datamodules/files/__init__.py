@@ -1,0 +1,1 @@
+"""Files of users: images found and checked, text, tables and MATLAB files read."""

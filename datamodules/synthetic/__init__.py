@@ -1,0 +1,1 @@
+"""Synthetic creatures: classes, attributes, parts and pictures of them."""

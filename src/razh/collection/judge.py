@@ -1,0 +1,103 @@
+"""Whether a collection gives any reason to change its codes: told by images that a trial was not fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from razh.collection.clusters import Anchors, Space, fit_centres
+from razh.collection.code import PER_CLUSTER, Known, fit_collection
+from razh.collection.rows import Rows, positions
+
+__all__ = ["FEWEST_IMAGES", "Verdict", "like_neighbours", "trial"]
+
+FEWEST_IMAGES = 40  # half of them are fitted to, half are judged by
+MOST = 6000  # images that a trial takes
+NEIGHBOURS = 10
+SURE = 2.0  # standard errors by which the new code must be better
+
+
+class Verdict(NamedTuple):
+    """What came of a trial: shares of nearest neighbours by code that belong together, of images it was not fitted to.
+
+    Attributes:
+        before: by the code as it was.
+        after: by the code that fits the collection.
+        better: whether the second is better by more than chance.
+    """
+
+    before: float
+    after: float
+    better: bool
+
+
+def trial(
+    rows: Rows,
+    before: Callable[[NDArray[np.int64]], Tensor],
+    bits: int,
+    known: Known | None = None,
+    *,
+    clusters: int | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Fit codes to half of a collection, and compare them with those that are there on the other half.
+
+    What belongs together is told by clusters of that other half, which nothing but its own images has a part in: where
+    there is no structure, what one half tells says nothing of the other.
+
+    Args:
+        rows: descriptions (n, D), n ≥ `FEWEST_IMAGES`.
+        before: from positions (B,) to the logits (B, L) of the codes that are there.
+        bits: code length L.
+        known: see `fit_collection`, also for the rest.
+        clusters: free clusters.
+        seed: of the fit.
+    """
+    chosen = positions(rows.shape[0], MOST)
+    others = chosen[1::2]
+    code = fit_collection(_Some(rows, chosen[::2]), bits, known, clusters=clusters, seed=seed).code
+    judged = torch.from_numpy(np.asarray(rows[others], dtype=np.float32))
+    z = Space(code.mean, code.whitening).directions(judged)
+    nothing = z[:0]
+    centres, _ = fit_centres(Anchors(nothing, nothing), [z], z, len(z) // PER_CLUSTER, seed)
+    labels = (z @ centres.T).argmax(dim=1)
+    old, new = (like_neighbours(labels, logits >= 0) for logits in (before(others), code(judged)))
+    gain = new - old
+    better = gain.mean() > SURE * gain.std() / len(gain) ** 0.5
+    return Verdict(float(old.mean()), float(new.mean()), bool(better))
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some of the rows."""
+
+    rows: Rows
+    at: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.at), *self.rows.shape[1:])
+
+    def __getitem__(self, at: NDArray[np.int64], /) -> NDArray[Any]:
+        return self.rows[self.at[at]]
+
+
+def like_neighbours(labels: Tensor, codes: Tensor) -> Tensor:
+    """Return for each image (n,) the expected share of its nearest in codes (n, L) that have its label (n,).
+
+    Images that are equally far by their codes are as likely as each other to be among the nearest.
+    """
+    count = min(NEIGHBOURS, len(codes) - 1)
+    alike = (labels[:, None] == labels).fill_diagonal_(False)
+    signs = codes.float() * 2 - 1
+    agreement = (signs @ signs.T).fill_diagonal_(-torch.inf)
+    last = agreement.topk(count).values[:, -1:]
+    inside, tied = agreement > last, agreement == last
+    chance = (count - inside.sum(dim=1)) / tied.sum(dim=1)
+    return ((alike & inside).sum(dim=1) + chance * (alike & tied).sum(dim=1)) / count

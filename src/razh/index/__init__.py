@@ -1,0 +1,1 @@
+"""Codes of a collection: made from images, searched by them."""

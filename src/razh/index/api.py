@@ -1,0 +1,437 @@
+"""What Python programs use: `razh.load` gives a `Model`, `razh.Archive.open` an `Archive`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from razh.index.archive import ArchiveWriter, Snapshot
+from razh.index.opening import MIN_RECALL, follow, open_engine
+from razh.index.options import Encoding, Precision
+from razh.index.queries import Queries, Ranking, features_of, find_each
+from razh.index.updating import Report, read_columns, update
+from razh.support.files import digest_of
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from razh.index.describing import Known
+    from razh.index.encoding import Encoded
+    from razh.index.why import Why
+    from razh.method import HashingMethod
+    from razh.run.checkpoint import Loaded
+
+__all__ = ["Archive", "Hit", "Model", "load"]
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+One: TypeAlias = "PathLike | Image.Image | NDArray[np.uint8] | torch.Tensor"
+Images: TypeAlias = "One | Sequence[One]"
+"""An image or several: paths (of a folder: all images in it), PIL images, uint8 arrays (H, W), (H, W, 3) or
+(n, H, W, 3), uint8 tensors (3, H, W) or (n, 3, H, W); of any size."""
+
+
+def load(checkpoint: PathLike, device: str | None = None) -> Model:
+    """Load a checkpoint that `razh train` wrote.
+
+    Args:
+        checkpoint: the file.
+        device: `cpu`, `cuda`, `cuda:1`, …; None for a GPU where there is one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or no checkpoint of razh, or there is no such device.
+    """
+    from razh.index.encoding import device_named
+    from razh.run.checkpoint import load as read
+
+    path = Path(checkpoint)
+    return Model(read(path, device=device_named(device)), path)
+
+
+class Model:
+    """A trained network that turns images into codes.
+
+    Attributes:
+        method: the network, a `torch.nn.Module`.
+        checkpoint: the file that it came from.
+        bits: code length L.
+    """
+
+    def __init__(self, loaded: Loaded, checkpoint: Path) -> None:
+        self.loaded, self.checkpoint = loaded, checkpoint
+        self.method: HashingMethod = loaded.method
+        self.bits = self.method.bits
+
+    def encode(self, images: Images, batch_size: int | None = None, precision: Precision = "32") -> NDArray[np.uint8]:
+        """Return packed codes (n, ceil(L / 8)), see `razh.retrieval.packing.unpack`, in the order of the images.
+
+        Args:
+            images: one or several; a folder stands for its images in the order of their names.
+            batch_size: images at once; None for the device's own.
+            precision: `bf16` is faster where the processor has it, and changes some bits.
+
+        Raises:
+            OSError: a file cannot be read as an image, or there is none.
+            ValueError: an array or tensor is no uint8 image.
+        """
+        return self.look(images, False, batch_size, precision).codes
+
+    def look(
+        self, images: Images, features: bool, batch_size: int | None = None, precision: Precision = "32"
+    ) -> Encoded:
+        """Return codes, the logits (n, L) whose signs they are, and, if wanted, features (n, D), see `encode`."""
+        import torch
+
+        from razh.index.encoding import Encoded, default_batch, encoder
+
+        size, encode_batch = batch_size or default_batch(self.method), encoder(self.method, precision, features)
+        pixels = self._pixels(images)
+        made = [Encoded(np.empty((0, -(-self.bits // 8)), np.uint8), np.empty((0, self.bits), np.float32), None)]
+        while some := [image for _, image in zip(range(size), pixels, strict=False)]:
+            made.append(encode_batch(torch.stack(some)))
+        described = [one.features for one in made if one.features is not None]
+        codes, logits = np.concatenate([one.codes for one in made]), np.concatenate([one.logits for one in made])
+        return Encoded(codes, logits, np.concatenate(described) if described else None)
+
+    def why(self, image: One) -> Why:
+        """Return the attributes that are found in one image, the strongest first, and where.
+
+        `model.why(query).shared(model.why(hit))` is what two images have in common.
+
+        Raises:
+            OSError: the file cannot be read as an image.
+            ValueError: it is no image or several, or the checkpoint reads no attributes part by part.
+        """
+        from razh.index.why import explain
+
+        images = _tensors(image)
+        if len(images) != 1:
+            raise ValueError(f"there are {len(images)} images; ask about one at a time")
+        return explain(self.loaded, images[0])
+
+    def _pixels(self, images: Images) -> Any:
+        from razh.datamodules.images import evaluation_view
+
+        for image in images if isinstance(images, list | tuple) else [images]:
+            for pixels in _tensors(image):
+                yield evaluation_view(pixels, self.method.backbone.image_size)
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.checkpoint)!r}, {type(self.method).__name__}, {self.bits} bits)"
+
+
+def _tensors(image: Any) -> list[torch.Tensor]:
+    """Return the images (3, H, W), uint8, of something that stands for one or more.
+
+    Raises:
+        ValueError: it is no image.
+    """
+    import torch
+    from PIL import Image
+
+    from razh.datamodules.images import picture_pixels, read_image
+    from razh.index.sources import find_images
+
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        return [read_image(file) for file in (find_images([path]).files if path.is_dir() else [path])]
+    if isinstance(image, Image.Image):
+        return [picture_pixels(image)]
+    if isinstance(image, np.ndarray):
+        array = image[..., None].repeat(3, axis=-1) if image.ndim == 2 else image
+        if array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[-1] == 3 and array.size:
+            return list(torch.from_numpy(array.reshape(-1, *array.shape[-3:]).copy()).permute(0, 3, 1, 2))
+        raise ValueError(f"the array has shape {image.shape} and dtype {image.dtype}; pass uint8 (H, W), (H, W, 3) or "
+                         "(n, H, W, 3)")  # fmt: skip
+    if isinstance(image, torch.Tensor):
+        if image.dtype == torch.uint8 and image.ndim in (3, 4) and image.shape[-3] == 3 and image.numel():
+            return list(image.reshape(-1, *image.shape[-3:]).cpu())
+        raise ValueError(f"the tensor has shape {tuple(image.shape)} and dtype {image.dtype}; pass uint8 (3, H, W) or "
+                         "(n, 3, H, W)")  # fmt: skip
+    raise ValueError(f"{type(image).__name__} is no image; pass a path, a PIL image, an array or a tensor")
+
+
+class Hit(NamedTuple):
+    """An image that was found.
+
+    Attributes:
+        path: its name in the archive.
+        distance: of its code, in bits.
+        file: where it was when it was indexed.
+        row: of its code in the archive, until that is packed.
+    """
+
+    path: str
+    distance: float
+    file: str
+    row: int
+
+
+class Archive:
+    """An archive that `razh index` made, searched and changed from Python.
+
+    It shows what was there when it was opened, or at the last `refresh`; others may add images meanwhile. torch is
+    imported only where an image has to be encoded.
+    """
+
+    def __init__(self, folder: Path, engine: str, uri: str | None, min_recall: float, model: Model | None) -> None:
+        """Use `Archive.open` or `Archive.create`."""
+        self._now = Snapshot(folder)
+        self._options = (engine, uri, min_recall)
+        self._engine, self._model = open_engine(self._now, *self._options), model
+        self._classes: tuple[Snapshot, Known] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        folder: PathLike,
+        engine: str = "flat",
+        uri: str | None = None,
+        min_recall: float = MIN_RECALL,
+        model: Model | None = None,
+    ) -> Archive:
+        """Open an archive.
+
+        Args:
+            folder: of the archive.
+            engine: `flat` looks at every code, `ivf` at some lists of them, `milvus` asks a server.
+            uri: of the Milvus server.
+            min_recall: share of the nearest that `ivf` must find when it is built.
+            model: that made the codes; None loads the checkpoint that the archive remembers, when it is needed.
+
+        Raises:
+            FileNotFoundError: there is no archive.
+            ValueError: it is damaged, the engine is unknown or finds too little, or the model is another one.
+            ImportError: the package of the engine is not installed.
+        """
+        if model is not None and digest_of(model.checkpoint) != Snapshot(Path(folder)).checkpoint:
+            raise ValueError(f"{folder} was made with another checkpoint than {model.checkpoint}; codes do not compare")
+        return cls(Path(folder), engine, uri, min_recall, model)
+
+    @classmethod
+    def create(cls, folder: PathLike, images: PathLike, model: Model, features: bool = False) -> Archive:
+        """Make an archive of a folder of images, or go on with one that was begun.
+
+        Args:
+            folder: of the archive.
+            images: folder of the images.
+            model: that makes the codes.
+            features: keep features, too, for `search(rerank=True)`.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or it has no images.
+            ValueError: `folder` is no archive, or one of another checkpoint.
+            BlockingIOError: another process is writing.
+        """
+        made = (model.bits, digest_of(model.checkpoint), str(model.checkpoint.absolute()))
+        with ArchiveWriter(Path(folder), made, features) as writer:
+            update(writer, [Path(images)], lambda: model.method, Encoding())
+        return cls.open(folder, model=model)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._now)
+
+    @property
+    def bits(self) -> int:
+        """Code length L."""
+        return self._now.bits
+
+    @property
+    def model(self) -> Model:
+        """The model that made the codes, loaded when it is asked for.
+
+        Raises:
+            ValueError: the checkpoint is another file now.
+            FileNotFoundError: it is gone; load it from where it is and pass it to `open`.
+        """
+        if self._model is None:
+            path = Path(self._now.checkpoint_path)
+            if path.is_file() and digest_of(path) != self._now.checkpoint:
+                raise ValueError(f"{path} is not the checkpoint any more that made {self._now.folder}; pass `model`")
+            self._model = load(path)
+        return self._model
+
+    def search(
+        self,
+        query: Images | None = None,
+        k: int = 10,
+        where: Mapping[str, str | Sequence[str]] | None = None,
+        within: int | None = None,
+        codes: NDArray[np.uint8] | None = None,
+        attributes: Mapping[str, float] | None = None,
+        text: str | None = None,
+        ranking: Literal["hamming", "asymmetric"] = "hamming",
+        rerank: bool = False,
+    ) -> list[Any]:
+        """Return the nearest images: a list of `Hit`, or of such lists where `query` is a list or `codes` are given.
+
+        Args:
+            query: an image of the archive by its path, which needs no model and is not found itself, or any other
+                image; or a list of them.
+            k: most hits of a query.
+            where: only images of which this is true: a word, or several, by column (`class`, `folder`, own ones).
+            within: only hits up to this Hamming distance.
+            codes: packed codes (q, ceil(L / 8)) in the place of images.
+            attributes: strengths by attribute in the place of an image, see `describe`.
+            text: words in the place of an image, see `understand`.
+            ranking: `asymmetric` weighs bits by the query's real-valued logits, for which it is encoded; every code is
+                looked at, by no engine.
+            rerank: put the first 100 in the order of their features, which the archive must keep.
+
+        Raises:
+            OSError: a query is neither in the archive nor a readable image.
+            ValueError: k is below 1, no such column or word, codes of another length, not just one of `query`, `codes`,
+                `attributes` and `text`, `codes` with another ranking or order, or an archive without features.
+        """
+        if sum(one is not None for one in (query, codes, attributes, text)) != 1:
+            raise ValueError("give either query, codes, attributes or text")
+        how = Ranking(ranking == "asymmetric", rerank)
+        if codes is not None and how != Ranking():
+            raise ValueError(
+                "codes have neither logits nor features; give images, attributes or text with ranking or rerank"
+            )
+        several = codes is not None or isinstance(query, list | tuple)
+        conditions = {name: [word] if isinstance(word, str) else list(word) for name, word in (where or {}).items()}
+        gallery = self._now.gallery(conditions)
+        if codes is not None:
+            asked = Queries([""] * len(codes), codes, [-1] * len(codes), [])
+        elif query is not None:
+            asked = self._queries(list(query) if isinstance(query, list | tuple) else [query], how)
+        else:
+            asked = self._described(attributes, text, how)
+        hits = find_each(gallery, asked, k, within, self._engine, how, spare=0)
+        lists = [
+            [Hit(path, d, self._now.file_of(path), row) for (d, path), row in zip(one.found, one.rows, strict=True)]
+            for one in hits
+        ]
+        return lists if several else lists[0]
+
+    def describe(self, attributes: Mapping[str, float]) -> NDArray[np.uint8]:
+        """Return the packed code (1, ceil(L / 8)) of what has these attributes, for `search(codes=…)`.
+
+        The archive must have images of training classes, whose codes say what an attribute changes.
+
+        Args:
+            attributes: strengths in [0, 1] by name; the beginnings of a name's words are enough.
+
+        Raises:
+            ValueError: an attribute is unknown or may be several, or there are no images of three training classes.
+        """
+        return self._described(attributes, None, Ranking()).codes
+
+    def understand(self, text: str) -> tuple[str, list[str]]:
+        """Return what `search(text=…)` makes of words, in one line, and the words that say nothing to it.
+
+        Words are matched with the names of the checkpoint's attributes and classes.
+
+        Raises:
+            ValueError: none of the words says anything.
+        """
+        from razh.index.describing import asked_in_words
+
+        asked, unknown = asked_in_words(text, self._known())
+        return asked.text, unknown
+
+    def _known(self) -> Known:
+        from razh.index.describing import known_classes
+
+        if self._classes is None or self._classes[0] is not self._now:
+            self._classes = self._now, known_classes(self._now, self.model.loaded)
+        return self._classes[1]
+
+    def _described(self, attributes: Mapping[str, float] | None, text: str | None, how: Ranking) -> Queries:
+        from razh.index.describing import asked, asked_in_words, described
+
+        known = self._known()
+        description = asked(attributes or {}, known.names) if text is None else asked_in_words(text, known)[0]
+        made = described(description, known)
+        if how.features:
+            features_of(self._now.gallery())
+        return Queries(
+            [""], made.code, [-1], [], made.logits if how.asymmetric else None, made.features if how.features else None
+        )
+
+    def _queries(self, queries: Sequence[Any], how: Ranking) -> Queries:
+        paths = [str(query) for query in queries if isinstance(query, str | os.PathLike)]
+        now = self._now
+        at, kept = now.gallery().rows_of(paths), features_of(now.gallery()) if how.features else None
+        codes, rows = list[NDArray[np.uint8]](), list[int]()
+        logits, features = list[NDArray[np.float32]](), list[NDArray[np.float16]]()
+        for query in queries:
+            row = at.get(str(query), -1) if isinstance(query, str | os.PathLike) else -1
+            stored = slice(row, row + 1)
+            if row < 0 or how.asymmetric:
+                made = self.model.look(now.file_of(now.paths[row]) if row >= 0 else query, how.features)
+                logits.append(made.logits)
+            codes.append(now.codes[stored] if row >= 0 else made.codes)
+            rows += [row] * len(codes[-1])
+            described = kept[stored] if kept is not None and row >= 0 else made.features if how.features else None
+            features += [] if described is None else [described]
+        return Queries(
+            [""] * len(rows),
+            np.concatenate(codes),
+            rows,
+            [],
+            np.concatenate(logits) if how.asymmetric else None,
+            np.concatenate(features) if how.features else None,
+        )
+
+    def add(self, folder: PathLike, columns: PathLike | None = None, prune: bool = False) -> Report:
+        """Add a folder of images, or bring the archive up to date with one: only what is new or changed is encoded.
+
+        Args:
+            folder: with images; the first of its sub-folders on the way to an image is the image's class.
+            columns: a CSV file with a column `path` and others, see `razh index --help`.
+            prune: remove images whose file is not there any more.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or it has no images.
+            ValueError: it overlaps with another folder of the archive.
+            BlockingIOError: another process is writing.
+        """
+        with ArchiveWriter(self._now.folder) as writer:
+            report = update(writer, [Path(folder)], lambda: self.model.method, Encoding(), prune)
+            if columns is not None:
+                writer.set_columns(read_columns(Path(columns), writer))
+        self.refresh()
+        return report
+
+    def remove(self, paths: Sequence[str]) -> int:
+        """Take images out by their paths in the archive, and return how many there were; files stay.
+
+        Raises:
+            BlockingIOError: another process is writing.
+        """
+        with ArchiveWriter(self._now.folder) as writer:
+            rows = writer.now.rows_of(paths)
+            writer.remove(list(rows.values()))
+            writer.commit()
+            writer.pack()
+        self.refresh()
+        return len(rows)
+
+    def refresh(self) -> bool:
+        """Show what was added and removed since; return whether anything was.
+
+        Raises:
+            ValueError: the archive is damaged.
+        """
+        before, now = self._now, Snapshot(self._now.folder)
+        if now.serial == before.serial:
+            return False
+        if now.numbering == before.numbering:
+            follow(self._engine, now, before)
+        else:
+            self._engine = open_engine(now, *self._options)
+        self._now = now
+        return True
+
+    def __repr__(self) -> str:
+        return f"Archive({str(self._now.folder)!r}, {len(self):,} images of {self.bits} bits)"

@@ -1,0 +1,241 @@
+"""A query without an image: what is known of its attributes, turned into a code by the classes that have both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from razh.index.archive import Snapshot
+from razh.index.wording import Vectors, understand
+from razh.retrieval.packing import pack, unpack
+from razh.support.terminal import did_you_mean
+
+if TYPE_CHECKING:
+    from razh.run.checkpoint import Loaded
+
+__all__ = ["Asked", "Described", "Known", "asked", "asked_in_words", "described", "known_classes", "named", "parse"]
+
+PENALTY = 1.0  # of the ridge, in units of the mean variance of an attribute
+FEWEST = 3  # classes from which something can be learnt
+
+
+class Known(NamedTuple):
+    """Classes of which attributes are known, and what a network makes of the images of some of them.
+
+    Attributes:
+        names: of the attributes (M).
+        attributes: strengths (C, M) of the classes with images.
+        logits: mean hash logits, or mean signs of codes, of their images (C, L).
+        features: mean features (C, D) of their images, where the archive keeps them.
+        class_names: of all classes that the checkpoint knows (A).
+        of_class: their attributes (A, M).
+        synonyms: words of parts that mean one thing.
+    """
+
+    names: Sequence[str]
+    attributes: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32] | None = None
+    class_names: Sequence[str] = ()
+    of_class: NDArray[np.float32] | None = None
+    synonyms: Mapping[str, str] = {}  # a default that nobody writes to
+
+
+class Asked(NamedTuple):
+    """What is described.
+
+    Attributes:
+        attributes: strength in [0, 1] and weight by position among the attributes; strength 1 is that of the strongest
+            class.
+        classes: positions among `Known.class_names`, whose attributes count in the mean where none is named.
+        text: as it was understood.
+    """
+
+    attributes: Mapping[int, tuple[float, float]]
+    classes: Sequence[int] = ()
+    text: str = ""
+
+
+class Described(NamedTuple):
+    """What a description is searched by.
+
+    Attributes:
+        code: packed (1, ceil(L / 8)).
+        logits: (1, L), whose signs it is.
+        features: (1, D) of length 1, where the archive keeps them.
+    """
+
+    code: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+
+
+def known_classes(archive: Snapshot, loaded: Loaded) -> Known:
+    """Return the training classes of a checkpoint of which the archive has images, by the names of classes.
+
+    Raises:
+        ValueError: the checkpoint knows no attributes.
+    """
+    names, classes = loaded.info.get("attribute_names") or [], loaded.info.get("class_names") or []
+    strengths = loaded.method.class_attributes.cpu().numpy()
+    if not names or len(names) != strengths.shape[1]:
+        raise ValueError("a description needs a checkpoint that knows the names of its attributes; train on data that "
+                         "has attributes")  # fmt: skip
+    column = archive.columns["class"]
+    numbers = {column.words[number]: number for number in range(len(column.words))}
+    alive = np.ones(len(archive.codes), np.bool_) if archive.alive is None else archive.alive
+    kept, logits, features = list[int](), list[NDArray[np.float32]](), list[NDArray[np.float32]]()
+    for label in loaded.method.train_classes.tolist():
+        number = numbers.get(classes[label]) if label < len(classes) else None
+        rows = np.flatnonzero((column.numbers == number) & alive)  # none of a class that is not here
+        if number is not None and len(rows):
+            kept.append(label)
+            logits.append(2 * unpack(archive.codes[rows], archive.bits).mean(axis=0, dtype=np.float32) - 1)
+            if archive.features is not None:
+                features.append(archive.features[rows].mean(axis=0, dtype=np.float32))
+    return Known(
+        names,
+        strengths[kept],
+        np.array(logits, np.float32).reshape(len(kept), archive.bits),
+        np.array(features) if features else None,
+        classes[: len(strengths)],
+        strengths,
+        loaded.info.get("part_synonyms") or {},
+    )
+
+
+def asked(description: Mapping[str, float], names: Sequence[str]) -> Asked:
+    """Return what is described by strengths in [0, 1] by attribute.
+
+    Raises:
+        ValueError: an attribute is unknown or may be several, or nothing is described.
+    """
+    if not description:
+        raise ValueError("nothing is described; name an attribute")
+    found = {named(given, names): (strength, 1.0) for given, strength in description.items()}
+    return Asked(found, (), ", ".join(f"{names[place]}:{strength:g}" for place, (strength, _) in found.items()))
+
+
+def asked_in_words(text: str, known: Known, vectors: Vectors | None = None) -> tuple[Asked, list[str]]:
+    """Return what a text describes, and the words that say nothing here.
+
+    Args:
+        text: such as `small red bird with a crest`.
+        known: the classes.
+        vectors: gives sentences their vectors, see `razh.index.wording.understand`.
+
+    Raises:
+        ValueError: nothing was understood.
+    """
+    words = understand(text, known.names, known.class_names, known.synonyms, vectors)
+    parts = [f"like {known.class_names[place]}" for place in words.classes]
+    parts += [
+        ("" if strength else "no ") + known.names[place] + (f" (1/{1 / weight:.0f})" if weight < 1 else "")
+        for place, (strength, weight) in words.attributes.items()
+    ]
+    return Asked(words.attributes, words.classes, ", ".join(parts)), words.unknown
+
+
+def parse(text: str) -> dict[str, float]:
+    """Return strengths by attribute of a description: `crown color=red, bill shape=hooked:0.8`; 1 where none is given.
+
+    Raises:
+        ValueError: a strength is no number in [0, 1], or nothing is described.
+    """
+    found: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, colon, strength = (
+            part.rpartition(":")
+            if re.search(r":(\s*[-+.\d][-+.\w]*|\w+)$", part) and "::" not in part
+            else (part, "", "")
+        )
+        try:
+            found[name.strip()] = float(strength) if colon else 1.0
+        except ValueError:
+            raise ValueError(
+                f"--describe: {strength!r} of {part!r} is no strength; write a number from 0 to 1"
+            ) from None
+    if wrong := [name for name, strength in found.items() if not 0 <= strength <= 1]:
+        raise ValueError(f"--describe: {wrong[0]}:{found[wrong[0]]:g} must be from 0 (without it) to 1")
+    if not found:
+        raise ValueError("--describe is empty; name attributes, such as `crown color=red, bill shape=hooked:0.8`")
+    return found
+
+
+def named(given: str, names: Sequence[str]) -> int:
+    """Return which attribute is meant: by its words, in any order, of which the beginnings are enough.
+
+    Raises:
+        ValueError: none, or several are; the message lists what is near.
+    """
+    wanted = _words(given)
+    known = [_words(name) for name in names]
+    if exact := [place for place, words in enumerate(known) if set(words) == set(wanted)]:
+        return exact[0]
+    begun = [
+        place
+        for place, words in enumerate(known)
+        if wanted and all(any(word.startswith(part) for word in words) for part in wanted)
+    ]
+    if len(begun) == 1:
+        return begun[0]
+    if begun:
+        some = ", ".join(names[place] for place in begun[:5])
+        raise ValueError(f"{given!r} may be {some}{', …' if len(begun) > 5 else ''}; say which")
+    spelled = {" ".join(words): name for words, name in zip(known, names, strict=True)}
+    hint = did_you_mean(" ".join(wanted), spelled)
+    raise ValueError(f"{given!r} is no attribute of this checkpoint; {hint}`razh inspect` lists all {len(names)}")
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name without what tables put around them: `has_crown_color::red` is crown, color, red."""
+    words = re.findall(r"[^\W_]+", name.lower())
+    return words[1:] if len(words) > 1 and words[0] == "has" else words
+
+
+def described(description: Asked, known: Known) -> Described:
+    """Return the code of what is described.
+
+    Attributes that are not named are those of the mean class, or of the classes that are. A ridge regression of logits
+    (and features) on attributes, both without their means, says what the others change.
+
+    Args:
+        description: what is asked for.
+        known: classes with attributes and logits.
+
+    Raises:
+        ValueError: there are too few classes, or they are all alike in what is described.
+    """
+    attributes = known.attributes.astype(np.float64)
+    if len(attributes) < FEWEST:
+        raise ValueError(f"a description needs {FEWEST} classes with attributes and images, there are "
+                         f"{len(attributes)}; add images of the training classes to the archive, in folders that are "
+                         "named as these")  # fmt: skip
+    mean, difference = attributes.mean(axis=0), np.zeros(attributes.shape[1])
+    if description.classes and known.of_class is not None:
+        difference = known.of_class[list(description.classes)].mean(axis=0) - mean
+    for place, (strength, weight) in description.attributes.items():
+        low, high = attributes[:, place].min(), attributes[:, place].max()
+        difference[place] = weight * (low + strength * (high - low) - mean[place])
+    length = np.linalg.norm(difference)
+    if not length:
+        raise ValueError(f"{description.text} is the same for all classes; name what tells them apart")
+    known_values = known.logits if known.features is None else np.concatenate([known.logits, known.features], axis=1)
+    values = known_values.astype(np.float64)
+    centred = attributes - mean
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    centred = centred / np.maximum(lengths, 1e-12)
+    # Dual form: classes are fewer than attributes.
+    kernel = centred @ centred.T
+    penalty = PENALTY * kernel.diagonal().mean() * len(centred) / attributes.shape[1]
+    weights = np.linalg.solve(kernel + penalty * np.eye(len(kernel)), values - values.mean(axis=0))
+    found = (values.mean(axis=0) + (difference / length) @ centred.T @ weights)[None].astype(np.float32)
+    bits = known.logits.shape[1]
+    logits, features = found[:, :bits], None
+    if known.features is not None:
+        features = found[:, bits:] / np.maximum(np.linalg.norm(found[:, bits:], axis=1, keepdims=True), 1e-12)
+    return Described(pack(logits >= 0), logits, features)

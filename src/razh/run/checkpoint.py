@@ -1,0 +1,157 @@
+"""Checkpoints: what is in them beside the weights, and a model built from one alone."""
+
+import importlib
+import logging
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from razh import backbones, datamodules, methods
+from razh.backbones.timm import TimmBackbone
+from razh.datamodules import synthetic
+from razh.method import CLASS_FACTS, HashingMethod
+from razh.run.folder import LAST
+from razh.support.files import check_sums
+
+log = logging.getLogger(__name__)
+SCHEMA = 6
+NO_PROGRESS = {"images": 0, "train_seconds": 0.0, "fit_seconds": 0.0, "resumed": 0}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A method with its trained weights, and the facts that were saved with it."""
+
+    method: HashingMethod
+    info: dict[str, Any]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's content, read to the last byte against the checksums in it; code in it is never run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or cut short, is no checkpoint of razh, comes from an older or newer version,
+            or has weights that are not finite.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; give a file such as runs/…/checkpoints/best.ckpt")
+    try:
+        check_sums(path)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and torch each have their own types
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({reason}); it may be cut short or damaged, or hold unsafe code"
+        ) from None
+    info = content.get("razh") if isinstance(content, dict) else None
+    if not isinstance(info, dict) or not isinstance(info.get("schema"), int) or "state_dict" not in content:
+        raise ValueError(f"{path} is not a checkpoint of razh; give one that `razh train` wrote")
+    _check_schema(info["schema"], path)
+    if bad := [name for name, value in content["state_dict"].items() if not _is_finite(value)]:
+        raise ValueError(f"checkpoint {path} has weights that are not finite ({bad[0]}); train it again")
+    return content
+
+
+def _check_schema(schema: int, path: Path) -> None:
+    if schema < SCHEMA:
+        raise ValueError(f"checkpoint {path} was made by an older razh (schema {schema}, now {SCHEMA}); train again")
+    if schema > SCHEMA:
+        raise ValueError(f"checkpoint {path} has schema {schema}, this razh reads {SCHEMA}; upgrade razh")
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, Tensor) or bool(value.isfinite().all())
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest complete one of the last checkpoints in a folder; None if there is none."""
+    for name in LAST:
+        if not (folder / name).is_file():
+            continue
+        try:
+            read(folder / name)
+        except ValueError as error:
+            log.warning("%s; looking for the one before it", error)
+        else:
+            return folder / name
+    return None
+
+
+def load(path: Path, device: str = "cpu") -> Loaded:
+    """Build the method of a checkpoint, without its data set.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read`; also where the weights do not fit the saved configuration, or it
+            names a class that would have to be imported, or a network that would have to be fetched.
+    """
+    content = read(path)
+    state, info = content["state_dict"], content["razh"]
+    try:
+        method = _build(info, state)
+        if "collection" in info:
+            method.adopt_collection(state)
+    except (KeyError, TypeError) as error:  # what a constructor says of a value it refuses is a ValueError already
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"checkpoint {path} has no usable configuration ({reason}); train it again") from None
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"checkpoint {path} does not fit its own configuration: {str(error).splitlines()[-1]}"
+        ) from None
+    return Loaded(method.eval().to(device), info)
+
+
+def _build(info: dict[str, Any], state: dict[str, Any]) -> HashingMethod:
+    """Return the untrained method that a checkpoint's configuration describes."""
+    config = info["model"]
+    arguments = dict(config["init_args"])
+    backbone = dict(arguments["backbone"]["init_args"])
+    had_weights = bool(backbone.get("pretrained") or backbone.get("checkpoint"))
+    # The weights come from the checkpoint itself: the file or hub they once came from need not be there any more.
+    backbone |= {"pretrained": False, "checkpoint": None, "image_size": info["image_size"]}
+    network = class_at(arguments["backbone"]["class_path"], TimmBackbone)(**backbone)
+    network.has_weights = had_weights  # methods are built by it: what a network started from, not what it is now
+    arguments["backbone"] = network
+    arguments |= {name: state.get(name) for name in CLASS_FACTS}  # groups there need not be
+    method: HashingMethod = class_at(config["class_path"], HashingMethod)(**arguments)
+    return method
+
+
+def class_at(path: str, base: type[Any]) -> Any:
+    """Return the class at a dotted path: one of razh's own, or one that this program has imported for other reasons.
+
+    Nothing is imported because a file names it: importing runs code.
+    """
+    module, _, _ = str(path).rpartition(".")
+    if module in _own_modules():
+        importlib.import_module(module)
+    for found in _family(base):
+        if f"{found.__module__}.{found.__qualname__}" == path:
+            return found
+    raise ValueError(
+        f"the class {path!r} is no {base.__name__} of razh, and nothing else is imported for a file; "
+        "if it is your own, import its module first (--import=MODULE)"
+    )
+
+
+def _own_modules() -> set[str]:
+    """Return the modules that methods, backbones and data sets are in, without importing them."""
+    return {
+        module.name
+        for package in (methods, backbones, datamodules, synthetic)
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    }
+
+
+def _family(base: type[Any]) -> Iterator[type[Any]]:
+    """Yield a class and all classes derived from it that have been imported."""
+    yield base
+    for child in base.__subclasses__():
+        yield from _family(child)

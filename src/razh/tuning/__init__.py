@@ -1,0 +1,1 @@
+"""Search spaces, sweeps with W&B, and searches without a server."""

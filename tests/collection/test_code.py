@@ -1,0 +1,177 @@
+"""Codes that fit a collection: better on it than without, steady under what does not belong, alike anywhere."""
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from razh.collection import rows as reading
+from razh.collection.clusters import Anchors, far_images, fit_centres
+from razh.collection.code import CollectionCode, fit_collection
+from razh.layers.hash import itq
+from tests.collection.world import ATTRIBUTES, DIM, Collection, mean_precision
+from tests.processes import forked, free_port
+
+BITS = 16
+
+
+@pytest.fixture(scope="module")
+def world():
+    return Collection()
+
+
+def score(world, code):
+    codes = code(world.queries) >= 0, code(world.rows) >= 0
+    return mean_precision(codes[0], world.asked, codes[1], world.labels)
+
+
+def fitted(world, described=None, **options):
+    return fit_collection(world.rows.numpy(), BITS, world.known(described), clusters=4, **options)
+
+
+def test_what_fits_the_collection_finds_its_unseen_classes_better_than_what_fits_the_training_images(world):
+    weight, bias = itq(world.train, BITS)
+    inductive = score(world, lambda x: x @ weight.T + bias)
+    collection = score(world, fitted(world).code)
+    both = score(world, fitted(world, world.described).code)
+    assert collection > 1.2 * inductive
+    assert both > 1.3 * inductive
+
+
+def test_images_are_named_and_asked_for_by_descriptions_alone_and_permuted_ones_do_neither(world):
+    def of(described):
+        fit = fitted(world, described)
+        centres = fit.code.centres[world.seen : world.seen + world.unseen]
+        z = (world.queries - fit.code.mean) @ fit.code.whitening
+        named = ((z @ centres.T).argmax(dim=1) == world.asked - world.seen).float().mean()
+        asked = fit.code.of_directions(centres) >= 0
+        return float(named), mean_precision(
+            asked, torch.arange(world.seen, world.seen + world.unseen), fit.code(world.rows) >= 0, world.labels
+        )
+
+    right, permuted = of(world.described), of(world.described.roll(1, 0))
+    assert right[0] > 0.9
+    assert right[1] > 0.8
+    assert permuted[0] < 0.3
+    assert permuted[1] < 0.4
+
+
+def test_described_classes_that_do_not_occur_do_no_harm(world):
+    strange = (torch.rand(6, ATTRIBUTES, generator=torch.Generator().manual_seed(9)) > 0.5).float()
+    fit = fitted(world, torch.cat([strange[:3], world.described, strange[3:]]))
+    assert not {3, 4, 5, 6} & set(fit.lapsed)
+    assert score(world, fit.code) > 0.9 * score(world, fitted(world, world.described).code)
+
+
+def test_a_described_class_that_no_image_is_like_lapses():
+    directions = torch.eye(4)
+    anchors = Anchors(directions[:3], torch.cat([10 * directions[:1], torch.zeros(2, 4)]), described=2)
+    centres, mass = fit_centres(anchors, [directions[[0] * 6 + [1] * 6]], directions)
+    assert mass.tolist() == [6, 6, 0]
+    assert torch.allclose(centres[2], directions[2], atol=1e-3)
+
+
+def test_without_any_label_a_collection_has_codes_of_its_own(world):
+    weight, bias = itq(world.train, BITS)
+    fit = fit_collection(world.rows.numpy(), BITS, clusters=16)
+    assert score(world, fit.code) > score(world, lambda x: x @ weight.T + bias)
+    assert len(fit.lapsed) == 0
+    assert len(fit.code.centres) <= 16
+
+
+def test_free_clusters_start_where_nothing_is_known(world):
+    fit = fitted(world)  # as many free clusters as unseen classes
+    starts = fit.code.centres[world.seen :]
+    z = (world.queries - fit.code.mean) @ fit.code.whitening
+    assert len({int(c) for c in (z @ starts.T).argmax(dim=1)}) == len(starts) == 4
+
+
+def test_more_clusters_than_different_images_are_not_made():
+    z = torch.eye(5)[torch.arange(20) % 3]
+    assert len(far_images(torch.zeros(0, 5), z, 10, seed=0)) == 3
+    assert len(far_images(z[:1], z, 10, seed=0)) == 2
+
+
+def test_free_clusters_take_no_image_from_a_described_class():
+    generator = torch.Generator().manual_seed(0)
+    means = torch.eye(20)[:4]
+    z = F.normalize(means.repeat(25, 1) + 0.1 * torch.randn(100, 20, generator=generator), dim=1)
+    anchors = Anchors(means[:3], torch.cat([means[:1], torch.zeros(2, 20)]), described=2)
+    centres, mass = fit_centres(anchors, [z], z, free=8)
+    assert mass[:3].tolist() == [25, 25, 25]
+    assert mass[3:].sum() == 25
+    assert ((centres[3:] @ means[3])[mass[3:] > 0] > 0.8).all()
+
+
+def test_centres_of_known_classes_are_held_and_labelled_images_keep_their_class():
+    anchor, image = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    alone = Anchors(anchor, torch.zeros(1, 2), described=1)
+    centres, mass = fit_centres(alone, [image.repeat(5, 1)], image)
+    expected = 0.8 * F.normalize(torch.tensor([1.0, 5.0]), dim=0) + 0.2 * anchor[0]
+    assert torch.allclose(centres[0], F.normalize(expected, dim=0), atol=1e-5)
+    assert mass.tolist() == [5.0]
+    held, _ = fit_centres(Anchors(anchor, 1000 * anchor), [image.repeat(5, 1)], image)
+    assert held[0, 0] > 0.999
+
+
+def test_the_same_seed_makes_the_same_code_and_a_state_brings_it_back(world):
+    one, two = (fitted(world, world.described, seed=5).code for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    again = CollectionCode.of_shapes(one.state_dict())
+    again.load_state_dict(one.state_dict())
+    assert torch.equal(again(world.queries), one(world.queries))
+    assert not torch.equal(fitted(world, world.described, seed=6).code.weight, one.weight)
+
+
+def test_a_large_collection_is_sampled_evenly_and_read_in_chunks(world, monkeypatch):
+    monkeypatch.setattr("razh.collection.code.MOST", 90)
+    monkeypatch.setattr(reading, "CHUNK", 32)
+
+    class Counted:
+        shape = world.rows.shape
+        most, rows = 0, set()
+
+        def __getitem__(self, at):
+            self.most = max(self.most, len(at))
+            self.rows |= set(at.tolist())
+            return world.rows.numpy()[at].astype(np.float16)
+
+    monkeypatch.setattr("razh.collection.code.PILOT", 30)
+    counted = Counted()
+    fit = fit_collection(counted, BITS, world.known(), clusters=4)
+    assert fit.code(world.rows).isfinite().all()
+    assert counted.most <= 32
+    assert len(counted.rows) <= 120
+
+
+def _fit_on_a_rank(rank, size, port, out):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    reading.CHUNK = 50
+    world = Collection()
+    named = fit_collection(world.rows.numpy(), BITS, world.known(world.described), clusters=4)
+    plain = fit_collection(world.rows.numpy(), BITS, clusters=8)
+    codes = torch.stack([named.code(world.rows) >= 0, plain.code(world.rows) >= 0])
+    torch.save((codes, named.code.centres), out / f"{size}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_one_two_and_three_processes_make_the_same_codes(tmp_path):
+    started = []
+    for size in (1, 2, 3):
+        port = free_port()
+        started += [forked(_fit_on_a_rank, rank, size, port, tmp_path) for rank in range(size)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+        assert process.exitcode == 0
+    (codes, centres), *others = [torch.load(path) for path in sorted(tmp_path.glob("*.pt"))]
+    assert len(others) == 5
+    for other_codes, other_centres in others:
+        assert torch.equal(codes, other_codes)
+        assert torch.allclose(centres, other_centres, atol=1e-6)
+
+
+def test_width_and_shape(world):
+    assert fitted(world).code(torch.randn(3, DIM)).shape == (3, BITS)

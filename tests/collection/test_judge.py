@@ -1,0 +1,43 @@
+"""The criterion: it asks for codes that keep more of what is near, on images that nothing was fitted to."""
+
+import torch
+
+from razh.collection.judge import like_neighbours, trial
+from razh.layers.hash import itq
+from tests.collection.world import DIM, Collection
+
+
+def test_like_neighbours_by_a_loop():
+    torch.manual_seed(2)
+    labels, codes = torch.arange(30) % 3, torch.rand(30, 4) > 0.5
+    expected = []
+    for i in range(30):
+        others = [j for j in range(30) if j != i]
+        distance = {j: int((codes[i] != codes[j]).sum()) for j in others}
+        last = sorted(distance.values())[9]
+        inside, tied = ([j for j in others if distance[j] in among] for among in (range(last), [last]))
+        right = [sum(int(labels[j] == labels[i]) for j in some) for some in (inside, tied)]
+        expected.append((right[0] + (10 - len(inside)) / len(tied) * right[1]) / 10)
+    assert torch.allclose(like_neighbours(labels, codes), torch.tensor(expected))
+
+
+def old(world):
+    weight, bias = itq(world.train, 16)
+    return lambda at: world.rows[at] @ weight.T + bias
+
+
+def test_a_collection_with_structure_is_worth_it():
+    world = Collection()
+    verdict = trial(world.rows.numpy(), old(world), 16, world.known(world.described))
+    assert verdict.better
+    assert verdict.after > verdict.before
+
+
+def test_noise_and_few_images_are_not():
+    world = Collection()
+    noise = torch.randn(400, DIM, generator=torch.Generator().manual_seed(1))
+    weight, bias = itq(torch.randn(2000, DIM, generator=torch.Generator().manual_seed(2)), 16)
+    assert not trial(noise.numpy(), lambda at: noise[at] @ weight.T + bias, 16).better
+    few = world.rows[::9][:40]
+    weight, bias = itq(world.train, 16)
+    assert not trial(few.numpy(), lambda at: few[at] @ weight.T + bias, 16).better

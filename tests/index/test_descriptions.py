@@ -1,0 +1,28 @@
+"""Descriptions of any images are those of the method, come from the cache where they can, and are its own network's."""
+
+import numpy as np
+import pytest
+import torch
+
+from razh.index.descriptions import Pictures, describe
+from razh.methods.ce import CE
+from razh.methods.razh import RAZH
+from tests.methods.views import razh_views
+
+
+@pytest.mark.parametrize("kind", [CE, RAZH, razh_views])
+@pytest.mark.parametrize("freeze", ["all", "none"])
+def test_descriptions_and_logits_are_those_of_the_method(kind, freeze, make_method, make_backbone, monkeypatch):
+    method = make_method(kind, make_backbone("test_efficientnet", split=2, freeze=freeze)).eval()
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    pictures = Pictures([f"image {i}" for i in range(5)], images.__getitem__, 0)
+    rows = describe(method, pictures, "describing")
+    at = np.array([3, 0])
+    with torch.inference_mode():
+        expected = method.description({"image": images[at]})
+        logits = method.hash_logits({"image": images[at]})
+    assert rows.shape == (5, expected.shape[1])
+    assert np.allclose(rows[at], expected, atol=2e-2)
+    assert torch.allclose(rows.logits(at), logits, atol=5e-2)
+    monkeypatch.setattr("razh.index.descriptions.compute", None)  # all are cached
+    assert np.array_equal(describe(method, pictures, "again")[at], rows[at])
