@@ -171,3 +171,21 @@ def test_what_follows_runs_in_the_environment_with_options_that_no_shell_has_rea
     monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--args='a", "--", "-m", "razh"])
     with pytest.raises(SystemExit, match="ARGS='a cannot be split into options"):
         bootstrap.main()
+
+
+def test_a_link_that_git_wrote_as_a_file_is_a_link_again(tmp_path):
+    (tmp_path / "datamodules").mkdir()
+    link = tmp_path / "src" / "razh" / "datamodules"
+    link.parent.mkdir(parents=True)
+    for leave in (lambda: link.write_text("../../datamodules"), link.unlink, lambda: None):
+        leave()
+        bootstrap.restore_link(link)
+        assert link.is_symlink()
+        assert link.resolve() == tmp_path / "datamodules"
+
+
+def test_a_link_that_cannot_be_made_says_what_to_do(tmp_path, monkeypatch):
+    link = tmp_path / "datamodules"
+    monkeypatch.setattr(type(link), "symlink_to", lambda *_, **__: (_ for _ in ()).throw(OSError("no privilege")))
+    with pytest.raises(SystemExit, match=r"must be a link .* cannot be made \(no privilege\)"):
+        bootstrap.restore_link(link)

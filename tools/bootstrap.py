@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST = (3, 10)
+LINK = ROOT / "src/razh/datamodules"  # which `import razh.datamodules` follows
 
 
 def faiss_flavour(wanted: str) -> str:
@@ -94,6 +95,20 @@ def install(python: str, extras: list[str]) -> None:
     memory.write_text(json.dumps(state | {"extras": every}))
 
 
+def restore_link(link: Path) -> None:
+    """Make a link again of the file with its target that Git leaves where links are off, as on Windows."""
+    if link.is_dir():
+        return
+    target = os.path.join("..", "..", "datamodules")
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target, target_is_directory=True)
+    except OSError as error:
+        raise SystemExit(
+            f"error: {link} must be a link to {target}, and cannot be made ({error}); make it by hand"
+        ) from None
+
+
 def say(text: str) -> None:
     """Write a line to the terminal."""
     sys.stderr.write(f"{text}\n")
@@ -123,6 +138,7 @@ def main() -> None:
         raise SystemExit(
             f"error: Python {sys.version.split()[0]} is too old; razh needs 3.10, set PYTHON=python3.11, say"
         )
+    restore_link(LINK)
     python = python_of(options.venv)
     memory = installed(python)
     flavour = faiss_flavour(options.faiss)
