@@ -223,6 +223,11 @@ def test_why_a_hit_was_found_is_told_in_every_format(reading, photos, tmp_path, 
     capsys.readouterr()
     assert main(["search", str(archive), query, "--why"]) == 0
     assert "shared attributes" in capsys.readouterr().out
+    drawn, plain = tmp_path / "why.png", tmp_path / "hits.png"
+    assert main(["search", str(archive), query, "--why", "--figure", str(drawn)]) == 0
+    assert main(["search", str(archive), query, "--figure", str(plain)]) == 0
+    with Image.open(drawn) as why, Image.open(plain) as hits:
+        assert why.height > hits.height  # the query above each of its hits
 
 
 def test_why_is_refused_where_nothing_can_be_told(trained, photos, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -96,7 +97,7 @@ def main(argv: list[str]) -> int:
     else:
         _show(hits, gallery, options.within, why)
     if options.figure:
-        _draw(hits, wanted.files, gallery, options)
+        _draw(hits, wanted.files, gallery, options, why)
         out.print(f"pictures: {options.figure}")
     if not options.out:
         suggest("search", *argv, "--out=hits.csv")
@@ -284,11 +285,14 @@ def _show(hits: Sequence[Hits], gallery: Gallery, within: int | None, why: Seque
             out.print(f"{least}{one.more:,} more at distance {one.found[-1][0]:g}", style="dim")
 
 
-def _draw(hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options: argparse.Namespace) -> None:
-    """Draw the first queries with their hits."""
+def _draw(
+    hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options: argparse.Namespace, why: Sequence[Reasons]
+) -> None:
+    """Draw the first queries with their hits, and where what they share is, if that was asked for."""
     from razh.datamodules.images import evaluation_view, read_image
     from razh.figures.canvas import save
     from razh.figures.grid import SIDE, Neighbour, RetrievalRow, retrieval_figure
+    from razh.figures.why import Reason, WhyRow, why_figure
 
     def picture(path: Path) -> NDArray[np.uint8]:
         if not path.is_file():
@@ -298,12 +302,27 @@ def _draw(hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options
         pixels: NDArray[np.uint8] = evaluation_view(image, SIDE).permute(1, 2, 0).numpy()
         return pixels
 
+    def reason(path: str, distance: float, shared: Sequence[Shared]) -> Reason:
+        plain = Reason(picture(gallery.file_of(path, options.images)), path, distance)
+        if not shared:
+            return plain
+        query, hit = shared[0]
+        return replace(plain, attribute=hit.name, strengths=(query.strength, hit.strength), maps=(query.map, hit.map))
+
+    title, drawn = f"nearest of {options.codes.name}", list(zip(hits, files, strict=True))[:FIGURE_ROWS]
+    if why:
+        told = [
+            WhyRow(picture(file), one.query, [reason(path, d, some[path]) for d, path in one.found[:FIGURE_COLUMNS]])
+            for (one, file), some in zip(drawn, why, strict=False)
+        ]
+        save(why_figure(told, title), options.figure)
+        return
     rows = []
-    for one, file in list(zip(hits, files, strict=True))[:FIGURE_ROWS]:
+    for one, file in drawn:
         shown = one.found[:FIGURE_COLUMNS]
         found = [Neighbour(picture(gallery.file_of(path, options.images)), path, d) for d, path in shown]
         rows.append(RetrievalRow(picture(file), one.query, None, found))
-    save(retrieval_figure(rows, f"nearest of {options.codes.name}"), options.figure)
+    save(retrieval_figure(rows, title), options.figure)
 
 
 def _parser() -> Parser:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
@@ -55,6 +55,11 @@ class Canvas:
         self.axes.add_patch(
             Rectangle((x, y), side, side, fill=False, edgecolor=colour, linewidth=width, linestyle=style, zorder=3)
         )
+
+    def ring(self, x: float, y: float, radius: float) -> None:
+        """Draw a white circle with a dark edge around a place, which shows on any picture."""
+        for colour, width in (("black", 2.2), ("white", 1.2)):
+            self.axes.add_patch(Circle((x, y), radius, fill=False, edgecolor=colour, linewidth=width, zorder=3))
 
     def swatch(self, x: float, y: float, side: float, colour: Any) -> None:
         """Draw a filled square."""
