@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from razh.benchmark.report import _cells, _table, latex, markdown, number, spread
+from razh.benchmark.report import _cells, _table, headline, latex, markdown, mean_table, number, spread
 from razh.benchmark.results import MEAN, Results, keep_table, over_protocols, read_tables, summarise, write_table
 
 METRIC = "test/unseen/map"
@@ -56,7 +56,7 @@ def test_mean_over_protocols_weighs_protocols_alike_and_asks_for_all_of_them():
         row("b", 16, 0, 0.20, "other"),
         row("c_d", 16, 0, None, "other", status="failed"),
     ]
-    whole = over_protocols(table(*second))
+    whole = over_protocols(table(*second), {"ps": MEAN, "other": MEAN})
     assert list(whole.index.unique("bits")) == [16, 64]
     entry = whole.loc[MEAN, 16, "a"]
     assert entry["mean"] == pytest.approx((0.32 + 0.60) / 2)  # two seeds here, one there
@@ -65,6 +65,28 @@ def test_mean_over_protocols_weighs_protocols_alike_and_asks_for_all_of_them():
     assert not whole.loc[MEAN, 16, "c_d"]["ranked"]
     assert spread(whole.loc[MEAN, 16, "c_d"]) == ".100 (1/2)"
     assert whole.loc[MEAN, 64, "b"]["planned"] == 1  # the other protocol has nothing at 64 bits
+
+
+def test_no_mean_is_over_two_settings():
+    more = [
+        row("a", 16, 0, 0.70, "fitted", "b") | {"split/setting": "collection"},
+        row("b", 16, 0, 0.60, "fitted", "b") | {"split/setting": "collection"},
+        row("a", 16, 0, 0.80, "again", "c") | {"split/setting": "inductive", "split/refit": True},
+        row("a", 16, 0, 0.52, "other", "d") | {"split/setting": "inductive"},
+        row("b", 16, 0, 0.21, "other", "d") | {"split/setting": "inductive"},
+    ]
+    found = results(*more)
+    names = {"ps": "inductive", "fitted": "collection", "again": "inductive, refit", "other": "inductive"}
+    assert found.means == names
+    shown = mean_table(found)
+    assert list(shown.columns) == [
+        "16 bits, inductive", "64 bits, inductive", "16 bits, collection", "16 bits, inductive, refit"
+    ]  # fmt: skip
+    assert shown.loc["a", "16 bits, inductive"] == "**.420 ± .141**"  # of .32 and .52
+    assert shown.loc["b", "16 bits, collection"] == "<u>.600</u>"  # second among two, where inductive .41 has no say
+    text = headline(found)
+    assert "At 16 bits, collection, `a` is +16.7% from `b`." in text
+    assert "splits; mean" not in text
 
 
 def test_mean_ranks_are_of_methods_that_stand_in_every_column():

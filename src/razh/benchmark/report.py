@@ -12,7 +12,7 @@ import pandas as pd
 
 from razh.benchmark.grid import safe
 from razh.benchmark.jobs import NOTHING, TUNING, best_trial
-from razh.benchmark.results import BAND, LEVEL, MEAN, TASKS, Key, Results, column, over_protocols, summarise
+from razh.benchmark.results import BAND, LEVEL, TASKS, Key, Results, column, over_protocols, summarise
 from razh.figures.benchmark import curves_figure, dots_figure
 from razh.figures.canvas import save
 from razh.support.files import read_json, write_text
@@ -137,12 +137,18 @@ def metric_table(results: Results, protocol: str) -> pd.DataFrame:
 
 
 def mean_table(results: Results, sort: bool = False) -> pd.DataFrame:
-    """Return the mean over protocols: unseen at each length, then seen at the headline's."""
-    means, bits = over_protocols(results.table), results.headline[1]
-    columns = {f"{b} bits": _cells(means, (MEAN, b)) for b in means.index.unique("bits")}
-    if found := _cells(over_protocols(summarise(results.cells, TASKS["seen"])), (MEAN, bits)):
-        columns[f"seen, {bits} bits"] = found
-    return _table(columns, _sorted(results.labels, means, (MEAN, bits)) if sort else results.labels)
+    """Return the means over protocols of one setting: unseen at each length, then seen at the headline's."""
+    means, bits = over_protocols(results.table, results.means), results.headline[1]
+    seen = over_protocols(summarise(results.cells, TASKS["seen"]), results.means)
+    names = list(dict.fromkeys(results.means.values()))
+    columns: dict[str, Mapping[str, str]] = {}
+    for name in names:
+        behind = f", {name}" if len(names) > 1 else ""
+        for length in means.loc[[name]].index.unique("bits"):
+            columns[f"{length} bits{behind}"] = _cells(means, (name, length))
+        if found := _cells(seen, (name, bits)):
+            columns[f"seen, {bits} bits{behind}"] = found
+    return _table(columns, _sorted(results.labels, means, (names[0], bits)) if sort else results.labels)
 
 
 def task_table(results: Results, sort: bool = False) -> pd.DataFrame:
@@ -165,11 +171,11 @@ def task_table(results: Results, sort: bool = False) -> pd.DataFrame:
 
 
 def part_table(results: Results, protocol: str) -> pd.DataFrame:
-    """Return the measures of parts and attributes at the headline's length; `mean` is over protocols."""
+    """Return the measures of parts and attributes at the headline's length, of a protocol or of a mean."""
     columns: dict[str, Mapping[str, str]] = {}
     for name, metric in PARTS.items():
         table = summarise(results.cells, metric)
-        table = over_protocols(table) if protocol == MEAN else table
+        table = over_protocols(table, results.means) if protocol in results.means.values() else table
         found = _cells(table, (protocol, results.headline[1]), places=False)
         if any(text != "–" for text in found.values()):
             columns[name] = found
@@ -253,9 +259,11 @@ def section(results: Results, pictures: Mapping[str, str], level: int = 2) -> st
             parts.append(f"![{what(results)} by method, {results.dataset} {name}]({pictures[name]})")
     if len(details := task_table(results)):
         parts += [f"{head}# All tasks at {bits} bits, `{protocol}`", markdown(details)]
-    for name in [MEAN, protocol] if several else [protocol]:
+    means = list(dict.fromkeys(results.means.values())) if several else []
+    for name in [*means, protocol]:
         if len(measured := part_table(results, name)):
-            where = "mean over splits" if name == MEAN else f"`{name}`"
+            of_setting = f", {name}" if len(means) > 1 else ""
+            where = f"mean over splits{of_setting}" if name in means else f"`{name}`"
             words = "Unseen queries, no labels used; what counts is how far a figure is from its permuted one."
             parts += [f"{head}# Parts and attributes at {bits} bits, {where}", words, markdown(measured)]
     parts += [f"{head}# Cost", _machine(results), markdown(cost_table(results))]
@@ -278,16 +286,18 @@ def section(results: Results, pictures: Mapping[str, str], level: int = 2) -> st
 
 def _mean_words(results: Results) -> str:
     """Return what the mean's deviation is, and how far the best method is from the next one at each length."""
+    means, several = over_protocols(results.table, results.means), len(set(results.means.values())) > 1
+    splits = "" if several else f"{len(results.protocols)} splits; mean"
     text = (
-        f"{len(results.protocols)} splits; mean ± standard deviation of the splits' means over seeds "
+        f"{splits or 'Mean over the splits of a setting'} ± standard deviation of the splits' means over seeds "
         "(how hard a split is makes most of it)."
     )
-    means = over_protocols(results.table)
-    for bits, of_bits in means[means["ranked"]]["mean"].groupby(level="bits"):
+    for (name, bits), of_bits in means[means["ranked"]]["mean"].groupby(level=["protocol", "bits"], sort=False):
         order = of_bits.droplevel(["protocol", "bits"]).sort_values(ascending=False, kind="stable")
         if len(order) > 1:
             lead = order.iloc[0] / order.iloc[1] - 1
-            text += f" At {bits} bits `{order.index[0]}` is {lead:+.1%} from `{order.index[1]}`."
+            of_setting = f", {name}," if several else ""
+            text += f" At {bits} bits{of_setting} `{order.index[0]}` is {lead:+.1%} from `{order.index[1]}`."
     return text
 
 

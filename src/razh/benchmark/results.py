@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ __all__ = [
 
 Key = tuple[str, int]  # protocol and bits: a column of a table
 COLUMN = ["protocol", "bits"]
-MEAN = "mean"  # the name of a column over all protocols
+MEAN = "mean"  # the name of a column over all protocols, which are alike in what methods were given
 LEVEL = 0.05  # of significance
 TASKS = {
     "unseen": "test/unseen/map",
@@ -109,6 +109,19 @@ class Results(About):
     def labels(self) -> list[str]:
         """Methods in the order of the benchmark."""
         return list(self.cells["label"].unique())
+
+    @cached_property
+    def means(self) -> dict[str, str]:
+        """The column that a protocol's figures are averaged in, by protocol: one for each setting, and for refit runs.
+
+        Where all are alike it is just `mean`.
+        """
+        facts = self.cells.reindex(columns=["protocol", "split/setting", "split/refit"])
+        found = {}
+        for protocol, cells in facts.groupby("protocol", sort=False):
+            setting = next(iter(cells["split/setting"].dropna()), "inductive")
+            found[str(protocol)] = str(setting) + (", refit" if cells["split/refit"].eq(True).any() else "")
+        return found if len(set(found.values())) > 1 else dict.fromkeys(found, MEAN)
 
     def bits_of(self, protocol: str) -> list[int]:
         """Return the code lengths of a protocol, ascending."""
@@ -205,16 +218,27 @@ def summarise(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
     return _placed(cells.assign(value=value.where(done)))
 
 
-def over_protocols(table: pd.DataFrame) -> pd.DataFrame:
-    """Return, as `summarise` does, the mean of the protocols' means, weighed alike, under the protocol `mean`.
+def over_protocols(table: pd.DataFrame, means: Mapping[str, str]) -> pd.DataFrame:
+    """Return, as `summarise` does, means of the protocols' means, weighed alike, under the names of the means.
 
-    The deviation is that over protocols; a method competes if it has every protocol that has any result at that length.
+    The deviation is that over protocols; a method competes if it has every protocol of a mean that has any result at
+    that length.
+
+    Args:
+        table: that `summarise` returned.
+        means: the name of the mean that each protocol counts in.
     """
     columns = table["ranked"].groupby(level=COLUMN, sort=False).any()
     table = table[columns.reindex(table.index.droplevel("label")).to_numpy()]
-    values = table["mean"].where(table["ranked"]).rename("value").reset_index().assign(protocol=MEAN)
-    found = _placed(values.sort_values("bits", kind="stable"))
-    found["planned"] = columns.groupby(level="bits").sum().reindex(found.index.get_level_values("bits")).to_numpy()
+    values = table["mean"].where(table["ranked"]).rename("value").reset_index()
+    values["protocol"] = values["protocol"].map(means)
+    order = list(dict.fromkeys(means.values()))
+    values = values.sort_values(
+        COLUMN, key=lambda of: of.map(order.index) if of.name == "protocol" else of, kind="stable"
+    )
+    found = _placed(values)
+    planned = columns.rename(means, level="protocol").groupby(level=COLUMN).sum()
+    found["planned"] = planned.reindex(found.index.droplevel("label")).to_numpy()
     return found
 
 
