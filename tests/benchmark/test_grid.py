@@ -58,6 +58,16 @@ def test_splits_are_protocols_of_their_own(write):
     ]
 
 
+def test_splits_have_options_that_stand_in_their_names(write):
+    entry = {"splits": "unseen-20%", "seeds": [4, 1], "options": {"data.setting": "both"}}
+    drawn = read_grid(write(protocols=[entry])).protocols
+    assert [protocol.name for protocol in drawn] == [
+        "unseen-20% split 4 setting=both",
+        "unseen-20% split 1 setting=both",
+    ]
+    assert drawn[1].options == {"data.protocol": "unseen-20%", "data.split_seed": 1, "data.setting": "both"}
+
+
 def test_the_backbone_of_the_file_belongs_to_its_data_set(write):
     path = write(dataset="cub", backbone="lite0-frozen")
     assert read_grid(path).backbone == "lite0-frozen"

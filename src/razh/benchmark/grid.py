@@ -220,14 +220,18 @@ def _method(entry: Any, others: Iterable[str] = ()) -> Method:
 
 
 def _protocols(entry: Any) -> list[Protocol]:
-    """Return the protocol of an entry, or one a seed from {splits, seeds}: other random classes for each."""
+    """Return the protocol of an entry, or one a seed from {splits, seeds, options}: other random classes for each."""
     if not (isinstance(entry, dict) and "name" not in entry):
         return [_protocol(entry)]
-    given = _mapping(entry, "an entry of protocols", ("splits", "seeds"))
+    given = _mapping(entry, "an entry of protocols", ("splits", "seeds", "options"))
     name, seeds = given.get("splits"), _list(given, "seeds")
     _within(tuple[Seed, ...], seeds, f"splits of {name}: seeds")
+    more = _options(given.get("options"), f"options of splits of {name}")
+    words = "".join(f" {option.rpartition('.')[2]}={value}" for option, value in more.items())
     return [
-        _protocol({"name": f"{name} split {seed}", "options": {"data.protocol": name, "data.split_seed": seed}})
+        _protocol(
+            {"name": f"{name} split {seed}{words}", "options": {"data.protocol": name, "data.split_seed": seed, **more}}
+        )
         for seed in seeds
     ]
 
