@@ -6,9 +6,10 @@ import time
 from typing import Annotated
 
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from razh.measures.collect import can_be_measured, measure_codes, measure_parts_and_attributes
-from razh.measures.described import measure_described
+from razh.measures.described import look_at_trained, measure_described
 from razh.method import HashingMethod
 from razh.retrieval.codes import Codes
 from razh.support.bounds import MANY, Bounded, Bounds, PositiveShare
@@ -28,6 +29,9 @@ class PartMeasures(Bounded):
 
     Measures that fail are named in a warning and left out: results are not lost for them. With `RAZH_DEBUG=1` in the
     environment the error is raised.
+
+    Attributes:
+        class_logits: ids (C,) of training classes and their mean logits (C, L), of the last test, on the first rank.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class PartMeasures(Bounded):
         """
         self.enabled, self.images, self.flip_images = enabled, images, flip_images
         self.positive_threshold = positive_threshold
+        self.class_logits: tuple[Tensor, Tensor] | None = None
 
     def measure(self, trainer: Trainer, method: HashingMethod, codes: Codes | None) -> dict[str, float]:
         """Return the figures by name, none where nothing can be measured; all ranks call it.
@@ -71,7 +76,9 @@ class PartMeasures(Bounded):
         try:
             if codes is not None:
                 found = measure_codes(codes, data, self.images)
-                found |= measure_described(method, data, codes, self.images)
+                trained = look_at_trained(method, data, self.images)
+                found |= measure_described(method, data, codes, trained)
+                self.class_logits = trained.classes, trained.means
             if can_be_measured(method):
                 found |= measure_parts_and_attributes(
                     method, data, self.images, self.flip_images, self.positive_threshold

@@ -236,6 +236,7 @@ class RunRecord(SaveConfigCallback):
             evaluation={"test": evaluation.result, "validate": evaluation.validation, "predict": None}[stage],
             start=evaluation.before,
             measures=self._measured,
+            class_logits=self._parts.measures.class_logits,
             logged=_logged(trainer) if stage == "validate" else {},
             seconds={
                 "cache": self._parts.cache.seconds,

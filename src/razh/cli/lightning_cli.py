@@ -34,7 +34,7 @@ from razh.run.recipe import ALIASES, expand
 from razh.run.refit import Choice
 from razh.run.result import Stage, Writer
 from razh.run.trainer import Trainer, check_options
-from razh.run.writers import CodesFile, MetricsFile, ResultTable, WhereCodesAre
+from razh.run.writers import ClassesFile, CodesFile, MetricsFile, ResultTable, WhereCodesAre
 from razh.support import bounds, yaml_text
 from razh.support.distributed import settle
 from razh.support.terminal import UsageError
@@ -237,7 +237,7 @@ class RazhCLI(LightningCLI):
             self.config[self.subcommand],
             self.config_init[self.subcommand],
         )
-        after_test: list[Writer] = [CodesFile(), MetricsFile(), ResultTable(), made.figures]
+        after_test: list[Writer] = [CodesFile(), ClassesFile(), MetricsFile(), ResultTable(), made.figures]
         writers: dict[Stage, list[Writer]] = {
             "test": after_test,
             "validate": [MetricsFile(), ResultTable()],

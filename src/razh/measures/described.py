@@ -18,7 +18,7 @@ from razh.retrieval.tasks import retrieval_task
 if TYPE_CHECKING:
     from razh.method import HashingMethod
 
-__all__ = ["calibration", "measure_described", "naming", "sharpness"]
+__all__ = ["Trained", "calibration", "look_at_trained", "measure_described", "naming", "sharpness"]
 
 PENALTY = 1.0  # of the ridge, beside attributes of length 1
 PERMUTATIONS = 10
@@ -26,16 +26,18 @@ NAMED = 5  # attributes of a partial description
 BINS = 10  # of the calibration error
 
 
-class _Trained(NamedTuple):
+class Trained(NamedTuple):
     """What is known of the training classes.
 
     Attributes:
+        classes: their ids (C,).
         attributes: (C, M).
         means: of the logits of their images (C, L).
         logits: of the images (n, L).
         position: of each image's class (n,).
     """
 
+    classes: Tensor
     attributes: Tensor
     means: Tensor
     logits: Tensor
@@ -57,7 +59,9 @@ class _Trained(NamedTuple):
 
 
 @torch.no_grad()
-def measure_described(method: HashingMethod, data: Any, codes: Codes, images: int = 2000) -> dict[str, float]:
+def measure_described(
+    method: HashingMethod, data: Any, codes: Codes, trained: Trained | None = None
+) -> dict[str, float]:
     """Return how well the attributes of unseen classes find their images, and tell them apart, whatever the method.
 
     `test/described/map` asks the whole database, `test/described/zsl/map` its unseen part, each with `chance` beside
@@ -71,12 +75,12 @@ def measure_described(method: HashingMethod, data: Any, codes: Codes, images: in
         method: that was tested.
         data: the data module.
         codes: of the test.
-        images: how many training images are looked at, at most, spread over all.
+        trained: what `look_at_trained` returned; looked at here if it is not given.
     """
     if codes.unseen_classes is None or len(codes.unseen_classes) < 2:
         return {}
     classes = np.array(codes.unseen_classes)
-    trained = _trained(method, data, images)
+    trained = trained or look_at_trained(method, data)
     own = data.class_attributes.float()[torch.from_numpy(classes)] - trained.attributes.mean(dim=0)
     whole = trained.predicted(own)
     for position, logits in _found_there(method, classes).items():
@@ -131,8 +135,15 @@ def _figures(codes: Codes, logits: Tensor, labels: np.ndarray, name: str) -> dic
     return {key: float(values[key].mean()) for key in ("map", "asymmetric/map", "chance")}
 
 
-def _trained(method: HashingMethod, data: Any, images: int) -> _Trained:
-    """Return the attributes and logits of training classes, by so many of their images; the mode is left as it is."""
+@torch.no_grad()
+def look_at_trained(method: HashingMethod, data: Any, images: int = 2000) -> Trained:
+    """Return the attributes and logits of training classes, by so many of their images; the mode is left as it is.
+
+    Args:
+        method: with trained weights.
+        data: the data module.
+        images: how many are looked at, at most, spread over all.
+    """
     rows = data.split.train
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), images)).round().astype(np.int64)]
     was_training = method.training
@@ -145,7 +156,7 @@ def _trained(method: HashingMethod, data: Any, images: int) -> _Trained:
     logits = torch.cat(found)
     classes, position, count = torch.unique(torch.cat(labels), return_inverse=True, return_counts=True)
     means = torch.zeros(len(classes), method.bits).index_add_(0, position, logits) / count[:, None]
-    return _Trained(data.class_attributes.float()[classes], means, logits, position)
+    return Trained(classes, data.class_attributes.float()[classes], means, logits, position)
 
 
 def _found_there(method: HashingMethod, classes: np.ndarray) -> dict[int, Tensor]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
+from torch import Tensor
+
 from razh.datamodules.base import ZeroShotDataModule
 from razh.method import HashingMethod
 from razh.retrieval.codes import Codes
@@ -49,6 +51,7 @@ class RunResult:
         evaluation: their figures; None without codes, and in a prediction, which ranks nothing.
         start: those of the same images before the first training step, where that was kept.
         measures: of parts and attributes, by name.
+        class_logits: ids (C,) of training classes and mean logits (C, L) of their images, where they were looked at.
         logged: what the method logged.
         seconds: by stage, and `total`.
         facts: about split, hardware, packages and the course of the run, by name.
@@ -68,6 +71,7 @@ class RunResult:
     evaluation: Evaluation | None = None
     start: Evaluation | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
+    class_logits: tuple[Tensor, Tensor] | None = None
     logged: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)

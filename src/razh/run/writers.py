@@ -2,13 +2,14 @@
 
 import json
 
+import numpy as np
 from rich.console import Console
 
 from razh.retrieval.report import START, left_out, notes, table
 from razh.run.result import RunResult
-from razh.support.files import write_text
+from razh.support.files import digest_of, write_arrays, write_text
 
-__all__ = ["CodesFile", "MetricsFile", "ResultTable", "WhereCodesAre", "shown"]
+__all__ = ["ClassesFile", "CodesFile", "MetricsFile", "ResultTable", "WhereCodesAre", "shown"]
 
 HEADLINES = (
     "unseen/map", "unseen/precision@", "unseen/success@", "zsl/map", "validation/map", "trained/map", "seen/map",
@@ -22,6 +23,7 @@ PARTS = (
     "attributes/zero_shot/naming", "attributes/zero_shot/hash",
 )  # fmt: skip
 CODES = "codes.npz"
+CLASSES = "classes.npz"
 
 
 class CodesFile:
@@ -31,6 +33,21 @@ class CodesFile:
         """Write the codes, where there are any."""
         if result.codes is not None:
             result.codes.save(result.folder / CODES)
+
+
+class ClassesFile:
+    """Writes `classes.npz` beside the checkpoint that was trained and tested: what its codes make of training classes.
+
+    With it, attributes can be searched for where there is no image of a training class.
+    """
+
+    def write(self, result: RunResult) -> None:
+        """Write ids of classes, their mean logits (C, L), and the checkpoint's digest."""
+        found, checkpoint = result.class_logits, result.selection.path
+        if found is None or not len(result.data.attribute_names) or checkpoint is None or not checkpoint.is_file():
+            return
+        arrays = {"classes": found[0].numpy(), "logits": found[1].numpy()}
+        write_arrays(checkpoint.with_name(CLASSES), arrays | {"checkpoint": np.array(digest_of(checkpoint))})
 
 
 class WhereCodesAre:
