@@ -419,7 +419,9 @@ def _charts(ones: Sequence[Configuration], styles: Mapping[str, Style], found: F
         chance = Mean.of(_random_precision(one) for one in ones)
         level = chance.mean if chance else None
         over = [Line(styles[label], curve.recall, curve.precision) for label, curve in ranked.items()]
-        by_rank = [Line(styles[label], curve.ranks * 1.0, curve.precision) for label, curve in ranked.items()]
+        by_rank = [
+            Line(styles[label], curve.ranks.astype(np.float64), curve.precision) for label, curve in ranked.items()
+        ]
         queries = WORDS["unseen" if "unseen" in _main(ones[0]) else ""]
         words, too = f"precision over recall, {queries}", f"precision@k, {queries}"
         pictures += [
