@@ -324,8 +324,9 @@ def _label(configurations: Sequence[Configuration]) -> None:
             names = ["backbone", *(name for name in names if not name.startswith(("backbone", "model.backbone")))]
         taken: set[tuple[int, str]] = set()
         for one in alike:
-            words = [f"{_short(name)}={_shown(one.first.config.get(name))}" for name in names[:3]]
-            label = ", ".join([method, *words, *(["…"] if len(names) > 3 else [])])
+            config = one.first.config
+            words = [f"{_short(name)}={_shown(config[name])}" for name in names if name in config]
+            label = ", ".join([method, *words[:3], *(["…"] if len(words) > 3 else [])])
             one.label, number = label, 1
             while (one.bits, one.label) in taken:
                 number += 1

@@ -94,8 +94,8 @@ def _runs(options: argparse.Namespace, argv: Sequence[str]) -> int:
 
     if not find_runs(folder for folder in options.out if folder.is_dir()):
         raise FileNotFoundError(
-            f"no {PLAN} in {options.out[0]}, and no run in or below it; give the folder of runs, such as runs/, or that "
-            "of a `razh benchmark` or `razh ablate`"
+            f"no {PLAN} in {options.out[0]}, and no run in or below it; give a folder of runs, such as runs/, or of a "
+            "`razh benchmark` or `razh ablate`"
         )
     given = {"--cells": options.cells, "--keep": options.keep, "--into": options.into, "--by": options.by != "query"}
     if unfit := [name for name, value in given.items() if value]:

@@ -21,6 +21,7 @@ __all__ = ["OTHERS", "Line", "Style", "chart", "style_of"]
 DASHES = ("", "6 2", "1.5 2", "6 2 1.5 2")  # in points; a colour and dashes come together again after 28 lines
 GREY = "#8c8c8c"  # seen on white and on black
 WIDTH, HEIGHT = 4.6, 2.9  # inches
+MOST_TICKS = 8  # of places that all have a tick
 # What is not wanted: addresses, a style sheet that would hold for the whole page, fonts; and decimals that nobody sees.
 _STRAY = re.compile(
     r"<metadata>.*?</metadata>|<style.*?</style>| xmlns(:\w+)?=\"[^\"]*\"| ?font-family: [^;\"]*;", re.DOTALL
@@ -92,6 +93,8 @@ def chart(
     if ranks:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda rank, _: f"{rank:,.0f}")
+    elif len(places := sorted({float(place) for line in lines for place in line.x})) <= MOST_TICKS:
+        axes.set_xticks(places, [f"{place:g}" for place in places])
     elif all(np.equal(np.mod(line.x, 1), 0).all() for line in lines):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     return _as_element(figure, about)
