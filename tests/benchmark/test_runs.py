@@ -7,7 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from razh.benchmark.runs_page import Mean, collect, cost_table, differences, metric_table, pictures, spread
+from razh.benchmark.runs import Mean
+from razh.benchmark.runs_page import collect, pictures
+from razh.benchmark.runs_tables import cost_table, differences, metric_table, spread
 from razh.cli.main import main
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -124,7 +126,8 @@ def test_figures_that_are_missing_are_dashes_and_partial_means_say_so():
 
 
 def test_cost_has_units_and_counts_parameters(runs):
-    table = cost_table(collect([runs]))
+    found = collect([runs])
+    table = cost_table(found.groups, {folder: len(rows) for folder, rows in found.epochs.items()})
     cells = dict(zip(table.columns, (cell.text for cell in table.blocks[0].rows[0].cells), strict=True))
     assert cells["training, s"] == "1.5 ± 0.0"
     assert cells["parameters, million"] == "2.500 ± 0.000"
