@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from razh.datamodules.annotations import Annotations
 from razh.datamodules.attributes import attribute_vectors, named_groups
+from razh.datamodules.bounds import LARGEST_SEED, refuse_outside
 from razh.datamodules.files.integrity import check_images
 from razh.datamodules.files.paths import expanded
 from razh.datamodules.images import TRANSFORM, evaluation_view, read_image, training_view
@@ -32,21 +33,6 @@ from razh.datamodules.splits import Rows, Setting, ZeroShotSplit
 __all__ = ["Annotations", "Batch", "ZeroShotDataModule"]
 
 log = logging.getLogger(__name__)
-LARGEST_SEED = 2**32 - 1  # of NumPy's generators
-
-
-def refuse_outside(**options: tuple[float, float, float]) -> None:
-    """Refuse options that are out of range, NaN among them.
-
-    Args:
-        **options: value, smallest and largest, by name.
-
-    Raises:
-        ValueError: The first such option.
-    """
-    for name, (value, low, high) in options.items():
-        if not low <= value <= high:
-            raise ValueError(f"--data.{name}={value!s:.30} must be from {low:,} to {high:,}")
 
 
 class ZeroShotDataModule(L.LightningDataModule, ABC):

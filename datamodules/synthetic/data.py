@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from razh.datamodules.annotations import Annotations
-from razh.datamodules.base import LARGEST_SEED, ZeroShotDataModule, refuse_outside
+from razh.datamodules.base import ZeroShotDataModule
+from razh.datamodules.bounds import LARGEST_SEED, refuse_outside
 from razh.datamodules.protocols import Protocol
 from razh.datamodules.seeded import draw_order
 from razh.datamodules.synthetic.creatures import PARTS, TRAITS, render, trait_values

@@ -258,6 +258,8 @@ class RunRecord(SaveConfigCallback):
             **{f"refit/{name}": value for name, value in self._chosen.items()},
             "collection/adapted": method.collection is not None,
             "collection/fitted": method.of_collection and len(data.split.unlabelled) > 0,
+            "model/parameters": sum(p.numel() for p in method.parameters()),
+            "model/trained_parameters": sum(p.numel() for p in method.parameters() if p.requires_grad),
             "environment/device": str(method.device),
             "environment/devices": trainer.num_devices,
             "environment/nodes": trainer.num_nodes,

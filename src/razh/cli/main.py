@@ -36,7 +36,7 @@ OTHER_COMMANDS = {
     "reproduce": "run a finished run again from its configuration, and compare",
     "benchmark": "methods × bits × seeds × protocols: resumable, with tables and curves",
     "ablate": "the switches of RAZH, each against the whole method",
-    "report": "tables and curves of benchmarks as one document",
+    "report": "runs side by side on one page; tables and curves of benchmarks",
     "sweep": "a hyper-parameter search with W&B: check, create, work on it",
     "tune": "the same search without a server",
     "audit": "overlaps and leaks in published split lists",

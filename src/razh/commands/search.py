@@ -369,6 +369,14 @@ def _parser() -> Parser:
         "--text-model", type=given_text, metavar="MODEL",
         help="also match by the meaning of sentences: name or folder of a sentence-transformers model",
     )  # fmt: skip
+    _add_ranking_options(parser)
+    _add_output_options(parser)
+    add_encoding_options(parser)
+    return parser
+
+
+def _add_ranking_options(parser: Parser) -> None:
+    """Add how hits are found and put in order."""
     parser.add_argument(
         "--ranking", choices=("hamming", "asymmetric"), default="hamming",
         help="asymmetric: a bit counts by how sure the query's own logits are of it (default: %(default)s)",
@@ -390,6 +398,10 @@ def _parser() -> Parser:
         "--min-recall", type=float, action=within(PositiveShare), default=MIN_RECALL,
         help="share of the nearest that ivf must find when it is built (default: %(default)g)",
     )  # fmt: skip
+
+
+def _add_output_options(parser: Parser) -> None:
+    """Add where hits go."""
     parser.add_argument(
         "--out",
         type=given_path,
@@ -400,5 +412,3 @@ def _parser() -> Parser:
         "--figure", type=given_path, metavar="FILE.png", help=f"draw the first {FIGURE_ROWS} queries and their hits"
     )
     parser.add_argument("--images", type=given_path, metavar="DIR", help="the folder that was encoded, for --figure")
-    add_encoding_options(parser)
-    return parser

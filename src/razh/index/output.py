@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import io
@@ -15,6 +14,7 @@ from PIL import Image, ImageOps
 
 from razh.datamodules.files.walk import formats, printable
 from razh.index.gallery import Hits
+from razh.support.pictures import data_uri
 
 if TYPE_CHECKING:
     from razh.index.why import Shared
@@ -126,8 +126,6 @@ def _picture(path: Path) -> str:
         with Image.open(path, formats=known) as picture:
             picture.draft("RGB", (2 * SIDE, 2 * SIDE))
             small = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (SIDE, SIDE))
-            content = io.BytesIO()
-            small.save(content, "JPEG", quality=80)
+            return f'<img alt="" src="{data_uri(small, "JPEG", 80)}">'
     except Exception:  # decoders raise what they like, and a page with one picture less is still a page
         return '<div class="none"></div>'
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}">'

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from razh.retrieval.evaluation import Evaluation, tie_band
 
-__all__ = ["START", "check_fingerprints", "comparison_table", "left_out", "notes", "table"]
+__all__ = ["START", "chance_of", "check_fingerprints", "comparison_table", "left_out", "notes", "table"]
 
 
 START = "start/"  # figures of a run before its first training step, named like those under "test/"
@@ -33,7 +33,7 @@ def _is_row(name: str) -> bool:
     return not beside and not name.startswith(START)
 
 
-def _chance(figures: Mapping[str, float], key: str) -> float | None:
+def chance_of(figures: Mapping[str, float], key: str) -> float | None:
     """Return what a random ranking has: `KEY_chance`, or `chance` beside `map`, or that of a group without `map`."""
     if f"{key}_chance" in figures:
         return figures[f"{key}_chance"]
@@ -86,7 +86,7 @@ def table(metrics: Mapping[str, float], title: str) -> Table:
 
 def _row(metrics: Mapping[str, float], key: str) -> tuple[str, ...]:
     before = metrics.get(START + key.removeprefix("test/")) if key.startswith("test/") else None
-    beside = (before, _chance(metrics, key), metrics.get(f"{key}_ceiling"))
+    beside = (before, chance_of(metrics, key), metrics.get(f"{key}_ceiling"))
     band = tie_band(metrics, key)
     spread = "" if band is None else f"{band[0]:.4f} – {band[1]:.4f}"
     return (_count(key, metrics[key]), *(_number(one) for one in beside), spread)

@@ -215,12 +215,13 @@ def difference(folder: Path, config: Mapping[str, Any]) -> str | None:
     if selection:  # all that it differs in
         there |= {REFIT: True}
     for name in dict.fromkeys([*there, *here]):
-        if not _without_effect(name) and here.get(name) != there.get(name):
+        if not without_effect(name) and here.get(name) != there.get(name):
             return f"{name} is {there.get(name)} there, {here.get(name)} here"
     return None
 
 
-def _without_effect(name: str) -> bool:
+def without_effect(name: str) -> bool:
+    """Tell whether no result depends on a value of the saved configuration."""
     parts = name.split(".")
     return any(".".join(parts[:length]) in WITHOUT_EFFECT for length in range(1, len(parts) + 1))
 
