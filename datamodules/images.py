@@ -35,6 +35,7 @@ __all__ = [
     "picture_pixels",
     "read_image",
     "resized_shape",
+    "tensor_of",
     "training_view",
 ]
 
@@ -68,7 +69,7 @@ def read_image(path: Path, upright: bool = True, max_megapixels: float = MAX_MEG
         image = _decoded_jpeg(file) if picture.format in ("JPEG", "MPO") else None
         if image is None:
             image = stored_pixels(picture)
-        return _tensor(turned(image, orientation(picture) if upright else 1))
+        return tensor_of(turned(image, orientation(picture) if upright else 1))
 
 
 def image_problem(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> str | None:
@@ -101,10 +102,10 @@ def _decoded_jpeg(file: BinaryIO) -> Pixels | None:
     return pixels
 
 
-def _tensor(image: Pixels) -> Tensor:
-    """Return an image (H, W, 3) as (3, H, W), in memory of its own where it is a mirrored view."""
-    if any(stride < 0 for stride in image.strides):
-        image = np.ascontiguousarray(image)
+def tensor_of(image: Pixels) -> Tensor:
+    """Return an image (H, W, 3) as (3, H, W), in memory of its own where torch cannot share it."""
+    if not image.flags.writeable or any(stride < 0 for stride in image.strides):
+        image = image.copy()
     return torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
 

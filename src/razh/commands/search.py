@@ -197,10 +197,12 @@ def _write(hits: Sequence[Hits], gallery: Gallery, options: argparse.Namespace, 
 
 def _why(hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options: argparse.Namespace) -> list[Reasons]:
     """Return, for each query, what it shares with each of its hits."""
+    from razh.index.network import explainer
+
+    loaded = explainer(load_for(gallery, options.checkpoint, options.device, "--why needs a network"))
+
     from razh.datamodules.images import read_image
     from razh.index.why import explain
-
-    loaded = load_for(gallery, options.checkpoint, options.device, "--why needs a network")
 
     def told(file: Path) -> Why:
         return explain(loaded, read_image(file, max_megapixels=options.max_megapixels))
