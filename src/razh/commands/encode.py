@@ -97,7 +97,7 @@ def _parser() -> Parser:
         "--checkpoint",
         type=given_path,
         required=True,
-        help="that `razh train` wrote, or what `razh export` made of one",
+        help="that `razh train` wrote, or what `razh export` made of it",
     )
     parser.add_argument(
         "--out", type=given_path, default=Path("codes.npz"), help="file to write (default: %(default)s)"

@@ -288,7 +288,7 @@ def _show(hits: Sequence[Hits], gallery: Gallery, within: int | None, why: Seque
 
 def _draw(hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options: argparse.Namespace) -> None:
     """Draw the first queries with their hits."""
-    from razh.datamodules.images import evaluation_view, read_image
+    from razh.datamodules.pictures import picture_view, read_picture
     from razh.figures.canvas import save
     from razh.figures.grid import SIDE, Neighbour, RetrievalRow, retrieval_figure
 
@@ -296,9 +296,7 @@ def _draw(hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options
         if not path.is_file():
             raise FileNotFoundError(f"--images={options.images}: no file {printable(path)}; name the folder that was "
                                     "encoded")  # fmt: skip
-        image = read_image(path, max_megapixels=options.max_megapixels)
-        pixels: NDArray[np.uint8] = evaluation_view(image, SIDE).permute(1, 2, 0).numpy()
-        return pixels
+        return picture_view(read_picture(path, options.max_megapixels), SIDE).transpose(1, 2, 0)
 
     rows = []
     for one, file in list(zip(hits, files, strict=True))[:FIGURE_ROWS]:

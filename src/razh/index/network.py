@@ -128,8 +128,12 @@ def open_network(path: Path, device: str | None = None) -> Network:
         from razh.index.exported import ExportedNetwork
 
         return ExportedNetwork(file, device)
-    from razh.index.encoding import TorchNetwork, device_named  # torch takes seconds to import
-
+    try:  # torch takes seconds to import
+        from razh.index.encoding import TorchNetwork, device_named
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{file} needs {error.name}; install it, or name the ONNX file that `razh export` makes of a checkpoint"
+        ) from None
     if file.suffix == ".safetensors":
         from razh.export.weights import load
     else:
