@@ -190,7 +190,7 @@ def picture_view(image: Pixels, size: int) -> Pixels:
     height, width = image.shape[:2]
     longest = LONGEST * min(height, width)
     image = _centre(image, *(min(side, longest + (side - longest) % 2) for side in (height, width)))
-    rows, columns = resized_shape(*image.shape[:2], size)
+    rows, columns = resized_shape(image.shape[0], image.shape[1], size)
     if (rows, columns) != image.shape[:2]:
         picture = Image.fromarray(np.ascontiguousarray(image))
         image = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))

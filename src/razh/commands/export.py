@@ -111,9 +111,9 @@ def _checked(before: Any, file: Path, options: argparse.Namespace, photos: Sourc
     from razh.export.checking import compared, drawn_images
     from razh.index.network import open_network
 
-    after = open_network(file, "cpu")
+    after, classes = open_network(file, "cpu"), list[str]()
     if photos is None:
-        source, classes = "drawn", []
+        source = "drawn"
         images = drawn_images(DRAWN, before.image_size)
         codes = [network.look(np.stack([network.view(image) for image in images])).codes for network in (before, after)]
     else:

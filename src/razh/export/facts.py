@@ -83,9 +83,9 @@ def weights_of(path: Path) -> Path:
         return path
     if not (path / FACTS).is_file():
         raise FileNotFoundError(f"{path} is a folder without {FACTS}; give a checkpoint, or what `razh export` wrote")
-    name = read_json(path / FACTS).get("weights")
+    name = str(read_json(path / FACTS).get("weights"))
     if name not in WEIGHTS.values() or not (path / name).is_file():
-        raise ValueError(f"{path} lacks {name or 'its weights'}; export the checkpoint again")
+        raise ValueError(f"{path} lacks its weights, {name}; export the checkpoint again")
     return path / name
 
 
