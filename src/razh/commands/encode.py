@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     from filelock import FileLock, Timeout
 
     from razh.export.facts import weights_of
-    from razh.index.network import open_network
+    from razh.index.loading import open_network
     from razh.index.sources import find_images
     from razh.index.work import Unfinished, encode, save, work_key
     from razh.retrieval.health import health_warnings

@@ -110,7 +110,7 @@ def _checked(before: Any, file: Path, options: argparse.Namespace, photos: Sourc
         ValueError: more bits differ than may.
     """
     from razh.export.checking import compared, drawn_images
-    from razh.index.network import open_network
+    from razh.index.loading import open_network
 
     after, classes = open_network(file, "cpu"), list[str]()
     if photos is None:

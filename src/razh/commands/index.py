@@ -125,7 +125,7 @@ def _index(options: argparse.Namespace) -> int:
 
     @functools.cache
     def network() -> Network:
-        from razh.index.network import open_network
+        from razh.index.loading import open_network
 
         return open_network(checkpoint, options.device)
 

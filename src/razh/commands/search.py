@@ -197,7 +197,7 @@ def _write(hits: Sequence[Hits], gallery: Gallery, options: argparse.Namespace, 
 
 def _why(hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options: argparse.Namespace) -> list[Reasons]:
     """Return, for each query, what it shares with each of its hits."""
-    from razh.index.network import explainer
+    from razh.index.loading import explainer
 
     loaded = explainer(load_for(gallery, options.checkpoint, options.device, "--why needs a network"))
 

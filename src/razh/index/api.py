@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from razh.export.facts import weights_of
 from razh.index.archive import ArchiveWriter, Snapshot
-from razh.index.network import Encoded, Network, One, arrays_of, explainer, open_network
+from razh.index.loading import explainer, open_network
+from razh.index.network import Encoded, Network, One, arrays_of
 from razh.index.opening import MIN_RECALL, follow, open_engine
 from razh.index.options import Encoding, Precision
 from razh.index.queries import Queries, Ranking, features_of, find_each

@@ -147,6 +147,7 @@ class TorchNetwork:
         self.kind, self.bits = type(loaded.method).__name__, loaded.method.bits
         self.image_size, self.batch_size = loaded.method.backbone.image_size, default_batch(loaded.method)
         self.origin = str(loaded.info.get("exported_from") or "")
+        self._encoders: dict[tuple[Precision, bool], Callable[[Tensor], Encoded]] = {}
 
     @cached_property
     def tells_why(self) -> bool:
@@ -167,7 +168,10 @@ class TorchNetwork:
 
     def look(self, views: Pixels, features: bool = False, precision: Precision = "32") -> Encoded:
         """Return codes, logits and, if wanted, features of views (B, 3, S, S)."""
-        return encoder(self.method, precision, features)(torch.from_numpy(views))
+        how = (precision, features)
+        if how not in self._encoders:
+            self._encoders[how] = encoder(self.method, precision, features)
+        return self._encoders[how](torch.from_numpy(views))
 
     def batches(self, files: Sequence[Path], how: Encoding, first: int = 0) -> Iterator[Batch]:
         """Yield the codes of image files in order, see `batches`."""

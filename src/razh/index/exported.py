@@ -32,7 +32,7 @@ class ExportedNetwork:
 
     Args:
         file: of the network; what it says of itself is in its metadata.
-        device: see `razh.index.network.open_network`.
+        device: see `razh.index.loading.open_network`.
 
     Raises:
         ImportError: onnxruntime is missing.

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from razh.export.facts import ClassFacts, weights_of
+from razh.export.facts import ClassFacts
 from razh.index.options import Encoding, Precision
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from razh.run.checkpoint import Loaded
-
-__all__ = ["Batch", "Encoded", "Network", "One", "arrays_of", "explainer", "open_network"]
+__all__ = ["Batch", "Encoded", "Network", "One", "arrays_of"]
 
 Pixels: TypeAlias = NDArray[np.uint8]
 One: TypeAlias = "str | os.PathLike[str] | Image.Image | Pixels | Any"
@@ -110,37 +108,6 @@ class Network(Protocol):
         """Yield the codes of image files in order, from the one at `first` on; what is broken is logged."""
 
 
-def open_network(path: Path, device: str | None = None) -> Network:
-    """Load a checkpoint, or what `razh export` made of one: its folder, its file, or `hf://owner/name`.
-
-    Args:
-        path: of it.
-        device: `cpu`, `cuda`, `cuda:1`, …; None for a GPU where there is one that can be used.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged or of something else, or there is no such device.
-        ImportError: packages are missing.
-        OSError: what lies on a hub cannot be fetched.
-    """
-    file = weights_of(path)
-    if file.suffix == ".onnx":
-        from razh.index.exported import ExportedNetwork
-
-        return ExportedNetwork(file, device)
-    try:  # torch takes seconds to import
-        from razh.index.encoding import TorchNetwork, device_named
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{file} needs {error.name}; install it, or name the ONNX file that `razh export` makes of a checkpoint"
-        ) from None
-    if file.suffix == ".safetensors":
-        from razh.export.weights import load
-    else:
-        from razh.run.checkpoint import load
-    return TorchNetwork(load(file, device=device_named(device)))
-
-
 def arrays_of(image: One) -> list[Path | Pixels]:
     """Return the files, or the pixels (H, W, 3), of something that stands for one image or more.
 
@@ -170,15 +137,3 @@ def arrays_of(image: One) -> list[Path | Pixels]:
         raise ValueError(f"the tensor has shape {tuple(image.shape)} and dtype {image.dtype}; pass uint8 (3, H, W) or "
                          "(n, 3, H, W)")  # fmt: skip
     raise ValueError(f"{type(image).__name__} is no image; pass a path, a PIL image, an array or a tensor")
-
-
-def explainer(network: Network) -> Loaded:
-    """Return the checkpoint that can be asked why, see `razh.index.why.explain`.
-
-    Raises:
-        ValueError: the network is an exported one, which gives codes alone.
-    """
-    loaded: Loaded | None = getattr(network, "loaded", None)
-    if loaded is None:
-        raise ValueError("an exported network gives codes alone and cannot tell why; name the checkpoint")
-    return loaded

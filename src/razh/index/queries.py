@@ -14,7 +14,8 @@ from razh.datamodules.files.walk import printable
 from razh.export.facts import weights_of
 from razh.index.archive import ArchiveGallery
 from razh.index.gallery import RERANKED, SPARE, Gallery, Hits, by_features, find
-from razh.index.network import Encoded, Network, open_network
+from razh.index.loading import open_network
+from razh.index.network import Encoded, Network
 from razh.index.options import Encoding
 from razh.retrieval import asymmetric
 from razh.retrieval.hamming import distances

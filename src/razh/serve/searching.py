@@ -22,7 +22,7 @@ from razh.datamodules.files.walk import MAX_MEGAPIXELS, formats
 from razh.index.archive import Snapshot
 from razh.index.describing import FEWEST, Asked, Known, asked, asked_in_words, described, known_classes
 from razh.index.gallery import find
-from razh.index.network import explainer
+from razh.index.loading import explainer
 
 if TYPE_CHECKING:
     import torch
