@@ -56,7 +56,7 @@ def test_codes_of_a_collection(make_method, make_backbone, tmp_path):
     ("backbone", "options"),
     [
         ("test_efficientnet", {"views": "sizes"}),
-        ("test_vit", {"views": "mirrored"}),
+        ("test_vit", {}),
         ("test_efficientnet", {"parts": {"order": "parts_first"}, "weights": {"attributes": 0}}),
         ("test_efficientnet", {"parts": {"granularity": "patch"}}),
     ],

@@ -23,7 +23,7 @@ def model_card(facts: Mapping[str, Any], kind: str) -> str:
     """Return the card; what is not known is said to be so, and no figure is made up.
 
     Args:
-        facts: of `razh.json`.
+        facts: of `razh.json`, with the rows of `Check.rows` in the place of `check`.
         kind: `onnx` or `safetensors`.
     """
     info = facts["info"]
@@ -78,10 +78,10 @@ def _what(facts: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str, 
 
 
 def _split(run: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    print_ = info.get("split_fingerprint")
+    fingerprint = info.get("split_fingerprint")
     protocol = run.get("protocol") or info.get("split_protocol") or "unknown"
     refit = "; trained again on all seen classes" if run.get("refit") or info.get("refit") else ""
-    return f"protocol {protocol}, fingerprint `{print_}`{refit}" if print_ else "none"
+    return f"protocol {protocol}, fingerprint `{fingerprint}`{refit}" if fingerprint else "none"
 
 
 def _figures(facts: Mapping[str, Any]) -> str:
@@ -93,28 +93,28 @@ def _figures(facts: Mapping[str, Any]) -> str:
 
 
 def _check(facts: Mapping[str, Any], kind: str) -> str:
+    told = "Codes of the checkpoint beside those of this file"
     if kind == "safetensors":
-        return "## Check\n\nEvery tensor, and the codes of drawn images, are those of the checkpoint bit for bit.\n"
-    check = facts.get("check")
-    return _table("## Check\n\nCodes of the checkpoint beside those of this file:\n\n", check) if check else ""
+        told = "Every tensor is that of the checkpoint bit for bit; codes of both"
+    return _table(f"## Check\n\n{told}:\n\n", facts["check"])
 
 
 def _use(facts: Mapping[str, Any], kind: str) -> str:
-    name = "model.onnx" if kind == "onnx" else "this folder"
-    needs = "without torch: onnxruntime, Pillow and NumPy" if kind == "onnx" else "with torch"
-    return (
-        f"`razh` reads it {needs}.\n\n"
-        "    import razh\n"
-        f'    codes = razh.load("{"model.onnx" if kind == "onnx" else "FOLDER"}").encode(["new.jpg"])\n\n'
-        f"    razh encode photos/ --checkpoint {name.replace('this folder', 'FOLDER')} --out codes.npz\n\n"
-        'From the hub: `razh.load("hf://OWNER/NAME")`. '
-        + (
-            f"Other programs: input `images`, uint8 (n, 3, {facts['image_size']}, {facts['image_size']}), RGB; output "
-            f"`logits` (n, {facts['bits']}); a bit is 1 where its logit is at least 0.\n"
-            if kind == "onnx"
-            else "\n"
+    file, needs = "FOLDER", "with torch"
+    if kind == "onnx":
+        file, needs = "model.onnx", "without torch: onnxruntime, Pillow and NumPy"
+    side, bits = facts["image_size"], facts["bits"]
+    lines = [
+        f"`razh` reads it {needs}; from the hub as `hf://OWNER/NAME`.\n",
+        f"    razh encode photos/ --checkpoint {file} --out codes.npz\n",
+        f'    import razh\n    codes = razh.load("{file}").encode(["new.jpg"])\n',
+    ]
+    if kind == "onnx":
+        lines.append(
+            f"Other programs: input `images`, uint8 (n, 3, {side}, {side}), RGB; output `logits` (n, {bits}); a bit is "
+            "1 where its logit is at least 0.\n"
         )
-    )
+    return "\n".join(lines)
 
 
 _LICENCE = """\
