@@ -20,7 +20,8 @@ from gpu import checks
 from numpy.typing import NDArray
 
 from razh.backbones.timm import TimmBackbone
-from razh.index.encoding import Encoded, _has_bf16, device_named, encoder
+from razh.index.encoding import _has_bf16, device_named, encoder
+from razh.index.network import Encoded
 from razh.method import HashingMethod
 from razh.methods.ce import CE
 from razh.retrieval.packing import pack

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from razh.cli.main import main
 from razh.datamodules.images import evaluation_view, read_image
-from razh.index import encoding, sources
+from razh.index import encoding, sources, work
 from razh.index.options import Encoding
 from razh.retrieval.packing import unpack
 from razh.run import checkpoint
@@ -233,7 +233,7 @@ def test_what_is_done_counts_for_the_same_work_only(change, trained, photos, tmp
 def _slow(seconds, batches, arguments):
     """Be a command with workers that is slow, saves its work every so many seconds, and counts its batches."""
     os.setsid()
-    encoding.SAVE_SECONDS = seconds
+    work.SAVE_SECONDS = seconds
     count_slowly(batches, 0.2)
     razh(*arguments)
 
@@ -257,8 +257,8 @@ def test_a_process_that_is_ended_loses_little(seconds, stop, status, trained, ph
     assert process.exitcode == status
     files = sources.find_images([photos])
     found = np.zeros((60, 2), dtype=np.uint8)
-    key = encoding.work_key(digest_of(trained[0]), files, Encoding())
-    done, broken = encoding.Unfinished(out, key).read(found)
+    key = work.work_key(digest_of(trained[0]), files, Encoding())
+    done, broken = work.Unfinished(out, key).read(found)
     assert 4 <= done < 60
     assert not broken
     assert encode(photos, trained[0], out) == 0

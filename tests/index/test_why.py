@@ -7,6 +7,7 @@ import torch
 import razh
 from razh.datamodules.images import evaluation_view
 from razh.index.api import Model
+from razh.index.encoding import TorchNetwork
 from razh.methods.ce import CE
 from razh.methods.razh import RAZH
 from razh.run.checkpoint import Loaded
@@ -26,7 +27,7 @@ def tell(make_method, make_backbone):
 
     def make(method=RAZH, names=NAMES, **arguments):
         built = make_method(method, make_backbone(split=2), **arguments).eval()
-        return Model(Loaded(built, {"attribute_names": names}), "best.ckpt")
+        return Model(TorchNetwork(Loaded(built, {"attribute_names": names})), "best.ckpt")
 
     return make
 

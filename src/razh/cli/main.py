@@ -30,6 +30,7 @@ OTHER_COMMANDS = {
     "index": "an archive of encoded images that grows: add, update, remove, stats, verify",
     "search": "the nearest images in an archive or a file of codes",
     "serve": "a page and a JSON API that search an archive",
+    "export": "a checkpoint as ONNX or safetensors, with a model card",
     "evaluate": "the metrics of a file of codes, also of one made elsewhere",
     "compare": "two methods on the same queries: difference, interval, significance",
     "inspect": "what is in a checkpoint",

@@ -46,15 +46,17 @@ def main(argv: list[str]) -> int:
     # torch takes seconds to import: options are read and refused without.
     from filelock import FileLock, Timeout
 
-    from razh.index.encoding import Unfinished, device_named, encode, save, work_key
+    from razh.export.facts import weights_of
+    from razh.index.loading import open_network
     from razh.index.sources import find_images
+    from razh.index.work import Unfinished, encode, save, work_key
     from razh.retrieval.health import health_warnings
-    from razh.run import checkpoint, preemption
+    from razh.run import preemption
     from razh.support.files import digest_of
 
     source = find_images(options.images)
-    loaded = checkpoint.load(options.checkpoint, device=device_named(options.device))
-    digest = digest_of(options.checkpoint)
+    file = weights_of(options.checkpoint)
+    network, digest = open_network(file, options.device), digest_of(file)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(options.out.with_name(f".{options.out.name}.razh-lock"))
     try:
@@ -65,19 +67,19 @@ def main(argv: list[str]) -> int:
         how = Encoding(options.batch_size, options.workers, options.max_megapixels, options.precision)
         unfinished = Unfinished(options.out, work_key(digest, source, how))
         with preemption.Listener():
-            codes, broken = encode(loaded.method, source, how, unfinished)
+            codes, broken = encode(network, source, how, unfinished)
         if len(broken) == len(source.files):
             unfinished.remove()
             raise ValueError(f"no file is a readable image; the first: {broken[0]}")
         kept = [i for i in range(len(source.files)) if i not in broken]
-        save(options.out, codes[kept], source, kept, loaded.method.bits, digest)
+        save(options.out, codes[kept], source, kept, network.bits, digest)
         unfinished.remove()
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
     out = console()
-    out.print(f"{counted(len(kept), 'code')} of {loaded.method.bits} bits: {options.out}")
-    for line in health_warnings(codes[kept], loaded.method.bits):
+    out.print(f"{counted(len(kept), 'code')} of {network.bits} bits: {options.out}")
+    for line in health_warnings(codes[kept], network.bits):
         out.print(f"warning: {line}", style="yellow")
     left_out = len(broken) + source.left_out
     if left_out:
@@ -91,7 +93,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "images", type=given_path, nargs="+", help="a folder (searched with its sub-folders), or image files"
     )
-    parser.add_argument("--checkpoint", type=given_path, required=True, help="a checkpoint that `razh train` wrote")
+    parser.add_argument(
+        "--checkpoint",
+        type=given_path,
+        required=True,
+        help="that `razh train` wrote, or what `razh export` made of it",
+    )
     parser.add_argument(
         "--out", type=given_path, default=Path("codes.npz"), help="file to write (default: %(default)s)"
     )

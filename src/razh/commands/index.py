@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from razh.datamodules.files.walk import printable
+from razh.export.facts import weights_of
 from razh.index.archive import ArchiveWriter, Snapshot, is_archive
 from razh.index.options import Encoding, add_encoding_options
 from razh.index.updating import Report, read_columns, update
@@ -20,7 +21,7 @@ from razh.support.files import digest_of, given_path, given_text
 from razh.support.terminal import Parser, Status, console, counted, suggest
 
 if TYPE_CHECKING:
-    from razh.method import HashingMethod
+    from razh.index.network import Network
 
 __all__ = ["main"]
 
@@ -96,7 +97,9 @@ def _update(argv: list[str]) -> int:
 
 def _with_options(parser: Parser) -> Parser:
     parser.add_argument(
-        "--checkpoint", type=given_path, help="a checkpoint that `razh train` wrote; an archive remembers its own"
+        "--checkpoint",
+        type=given_path,
+        help="that `razh train` wrote, or what `razh export` made of one; an archive remembers its own",
     )
     parser.add_argument("--prune", action="store_true", help="remove images whose file is not there any more")
     parser.add_argument("--columns", type=given_path, metavar="FILE.csv", help="own columns of the images")
@@ -121,17 +124,16 @@ def _index(options: argparse.Namespace) -> int:
     checkpoint, digest = _checkpoint(options, old)
 
     @functools.cache
-    def method() -> HashingMethod:
-        from razh.index.encoding import device_named  # torch takes seconds to import
-        from razh.run.checkpoint import load
+    def network() -> Network:
+        from razh.index.loading import open_network
 
-        return load(checkpoint, device=device_named(options.device)).method
+        return open_network(checkpoint, options.device)
 
-    bits = old.bits if old is not None and len(old.codes) else method().bits
+    bits = old.bits if old is not None and len(old.codes) else network().bits
     how = Encoding(options.batch_size, options.workers, options.max_megapixels, options.precision)
     made = (bits, digest, str(checkpoint.absolute()))
     with preemption.Listener(), ArchiveWriter(options.out, made, options.features) as writer:
-        report = update(writer, options.folders, method, how, options.prune)
+        report = update(writer, options.folders, network, how, options.prune)
         if not len(writer.now.codes):
             raise ValueError(f"no file is a readable image; the first: {report.problem}")
         if options.columns:
@@ -156,11 +158,8 @@ def _checkpoint(options: argparse.Namespace, old: Snapshot | None) -> tuple[Path
             raise ValueError(f"{old.checkpoint_path}, which made {options.out}, is gone or another file now; "
                              "name it with --checkpoint")  # fmt: skip
         return options.checkpoint, old.checkpoint
-    if not options.checkpoint.is_file():
-        raise FileNotFoundError(
-            f"no checkpoint at {options.checkpoint}; give a file such as runs/…/checkpoints/best.ckpt"
-        )
-    return options.checkpoint, digest_of(options.checkpoint)
+    file = weights_of(options.checkpoint)
+    return file, digest_of(file)
 
 
 def _tell(report: Report, now: Snapshot, pruned: bool) -> None:

@@ -198,10 +198,12 @@ def _write(hits: Sequence[Hits], gallery: Gallery, options: argparse.Namespace, 
 
 def _why(hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options: argparse.Namespace) -> list[Reasons]:
     """Return, for each query, what it shares with each of its hits."""
+    from razh.index.loading import explainer
+
+    loaded = explainer(load_for(gallery, options.checkpoint, options.device, "--why needs a network"))
+
     from razh.datamodules.images import read_image
     from razh.index.why import explain
-
-    loaded = load_for(gallery, options.checkpoint, options.device, "--why needs a network")
 
     def told(file: Path) -> Why:
         return explain(loaded, read_image(file, max_megapixels=options.max_megapixels))
@@ -289,7 +291,7 @@ def _draw(
     hits: Sequence[Hits], files: Sequence[Path], gallery: Gallery, options: argparse.Namespace, why: Sequence[Reasons]
 ) -> None:
     """Draw the first queries with their hits, and where what they share is, if that was asked for."""
-    from razh.datamodules.images import evaluation_view, read_image
+    from razh.datamodules.pictures import picture_view, read_picture
     from razh.figures.canvas import save
     from razh.figures.grid import SIDE, Neighbour, RetrievalRow, retrieval_figure
     from razh.figures.why import Reason, WhyRow, why_figure
@@ -298,9 +300,7 @@ def _draw(
         if not path.is_file():
             raise FileNotFoundError(f"--images={options.images}: no file {printable(path)}; name the folder that was "
                                     "encoded")  # fmt: skip
-        image = read_image(path, max_megapixels=options.max_megapixels)
-        pixels: NDArray[np.uint8] = evaluation_view(image, SIDE).permute(1, 2, 0).numpy()
-        return pixels
+        return picture_view(read_picture(path, options.max_megapixels), SIDE).transpose(1, 2, 0)
 
     def reason(path: str, distance: float, shared: Sequence[Shared]) -> Reason:
         plain = Reason(picture(gallery.file_of(path, options.images)), path, distance)

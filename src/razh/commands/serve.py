@@ -72,8 +72,8 @@ def _model(archive: Snapshot, checkpoint: Path | None, device: str | None) -> Mo
     from razh.index.api import Model
     from razh.index.queries import load_for
 
-    loaded = load_for(archive.gallery(), checkpoint, device, "photos are encoded")
-    return Model(loaded, checkpoint or Path(archive.checkpoint_path))
+    network = load_for(archive.gallery(), checkpoint, device, "photos are encoded")
+    return Model(network, checkpoint or Path(archive.checkpoint_path))
 
 
 def _parser() -> Parser:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from razh.export.facts import weights_of
 from razh.index.archive import ArchiveWriter, Snapshot
+from razh.index.loading import explainer, open_network
+from razh.index.network import Encoded, Network, One, arrays_of
 from razh.index.opening import MIN_RECALL, follow, open_engine
 from razh.index.options import Encoding, Precision
 from razh.index.queries import Queries, Ranking, features_of, find_each
@@ -18,55 +22,57 @@ from razh.index.updating import Report, read_columns, update
 from razh.support.files import digest_of
 
 if TYPE_CHECKING:
-    import torch
-    from PIL import Image
-
     from razh.index.describing import Known
-    from razh.index.encoding import Encoded
     from razh.index.why import Why
     from razh.method import HashingMethod
-    from razh.run.checkpoint import Loaded
 
 __all__ = ["Archive", "Hit", "Model", "load"]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
-One: TypeAlias = "PathLike | Image.Image | NDArray[np.uint8] | torch.Tensor"
 Images: TypeAlias = "One | Sequence[One]"
 """An image or several: paths (of a folder: all images in it), PIL images, uint8 arrays (H, W), (H, W, 3) or
 (n, H, W, 3), uint8 tensors (3, H, W) or (n, 3, H, W); of any size."""
 
 
 def load(checkpoint: PathLike, device: str | None = None) -> Model:
-    """Load a checkpoint that `razh train` wrote.
+    """Load a checkpoint that `razh train` wrote, or what `razh export` made of one.
 
     Args:
-        checkpoint: the file.
+        checkpoint: the file; or the folder of an export, here or as `hf://owner/name[@revision]` on the Hugging Face
+            hub. An ONNX file needs no torch.
         device: `cpu`, `cuda`, `cuda:1`, …; None for a GPU where there is one.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged or no checkpoint of razh, or there is no such device.
+        OSError: the hub cannot be reached.
+        ImportError: packages are missing.
     """
-    from razh.index.encoding import device_named
-    from razh.run.checkpoint import load as read
-
-    path = Path(checkpoint)
-    return Model(read(path, device=device_named(device)), path)
+    path = weights_of(Path(checkpoint))
+    return Model(open_network(path, device), path)
 
 
 class Model:
     """A trained network that turns images into codes.
 
     Attributes:
-        method: the network, a `torch.nn.Module`.
+        network: what encodes, by torch or without.
         checkpoint: the file that it came from.
         bits: code length L.
     """
 
-    def __init__(self, loaded: Loaded, checkpoint: Path) -> None:
-        self.loaded, self.checkpoint = loaded, checkpoint
-        self.method: HashingMethod = loaded.method
-        self.bits = self.method.bits
+    def __init__(self, network: Network, checkpoint: Path) -> None:
+        self.network, self.checkpoint = network, checkpoint
+        self.bits = network.bits
+
+    @property
+    def method(self) -> HashingMethod:
+        """The network as a `torch.nn.Module`.
+
+        Raises:
+            ValueError: it was exported to ONNX, and is none.
+        """
+        return explainer(self.network).method
 
     def encode(self, images: Images, batch_size: int | None = None, precision: Precision = "32") -> NDArray[np.uint8]:
         """Return packed codes (n, ceil(L / 8)), see `razh.retrieval.packing.unpack`, in the order of the images.
@@ -86,15 +92,10 @@ class Model:
         self, images: Images, features: bool, batch_size: int | None = None, precision: Precision = "32"
     ) -> Encoded:
         """Return codes, the logits (n, L) whose signs they are, and, if wanted, features (n, D), see `encode`."""
-        import torch
-
-        from razh.index.encoding import Encoded, default_batch, encoder
-
-        size, encode_batch = batch_size or default_batch(self.method), encoder(self.method, precision, features)
-        pixels = self._pixels(images)
+        size, views = batch_size or self.network.batch_size, self._views(images)
         made = [Encoded(np.empty((0, -(-self.bits // 8)), np.uint8), np.empty((0, self.bits), np.float32), None)]
-        while some := [image for _, image in zip(range(size), pixels, strict=False)]:
-            made.append(encode_batch(torch.stack(some)))
+        while some := list(islice(views, size)):
+            made.append(self.network.look(np.stack(some), features, precision))
         described = [one.features for one in made if one.features is not None]
         codes, logits = np.concatenate([one.codes for one in made]), np.concatenate([one.logits for one in made])
         return Encoded(codes, logits, np.concatenate(described) if described else None)
@@ -108,53 +109,21 @@ class Model:
             OSError: the file cannot be read as an image.
             ValueError: it is no image or several, or the checkpoint reads no attributes part by part.
         """
+        loaded = explainer(self.network)
+        from razh.datamodules.images import read_image, tensor_of
         from razh.index.why import explain
 
-        images = _tensors(image)
+        images = arrays_of(image)
         if len(images) != 1:
             raise ValueError(f"there are {len(images)} images; ask about one at a time")
-        return explain(self.loaded, images[0])
+        return explain(loaded, read_image(images[0]) if isinstance(images[0], Path) else tensor_of(images[0]))
 
-    def _pixels(self, images: Images) -> Any:
-        from razh.datamodules.images import evaluation_view
-
+    def _views(self, images: Images) -> Iterator[NDArray[np.uint8]]:
         for image in images if isinstance(images, list | tuple) else [images]:
-            for pixels in _tensors(image):
-                yield evaluation_view(pixels, self.method.backbone.image_size)
+            yield from map(self.network.view, arrays_of(image))
 
     def __repr__(self) -> str:
-        return f"Model({str(self.checkpoint)!r}, {type(self.method).__name__}, {self.bits} bits)"
-
-
-def _tensors(image: Any) -> list[torch.Tensor]:
-    """Return the images (3, H, W), uint8, of something that stands for one or more.
-
-    Raises:
-        ValueError: it is no image.
-    """
-    import torch
-    from PIL import Image
-
-    from razh.datamodules.images import picture_pixels, read_image
-    from razh.index.sources import find_images
-
-    if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        return [read_image(file) for file in (find_images([path]).files if path.is_dir() else [path])]
-    if isinstance(image, Image.Image):
-        return [picture_pixels(image)]
-    if isinstance(image, np.ndarray):
-        array = image[..., None].repeat(3, axis=-1) if image.ndim == 2 else image
-        if array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[-1] == 3 and array.size:
-            return list(torch.from_numpy(array.reshape(-1, *array.shape[-3:]).copy()).permute(0, 3, 1, 2))
-        raise ValueError(f"the array has shape {image.shape} and dtype {image.dtype}; pass uint8 (H, W), (H, W, 3) or "
-                         "(n, H, W, 3)")  # fmt: skip
-    if isinstance(image, torch.Tensor):
-        if image.dtype == torch.uint8 and image.ndim in (3, 4) and image.shape[-3] == 3 and image.numel():
-            return list(image.reshape(-1, *image.shape[-3:]).cpu())
-        raise ValueError(f"the tensor has shape {tuple(image.shape)} and dtype {image.dtype}; pass uint8 (3, H, W) or "
-                         "(n, 3, H, W)")  # fmt: skip
-    raise ValueError(f"{type(image).__name__} is no image; pass a path, a PIL image, an array or a tensor")
+        return f"Model({str(self.checkpoint)!r}, {self.network.kind}, {self.bits} bits)"
 
 
 class Hit(NamedTuple):
@@ -210,7 +179,8 @@ class Archive:
             ValueError: it is damaged, the engine is unknown or finds too little, or the model is another one.
             ImportError: the package of the engine is not installed.
         """
-        if model is not None and digest_of(model.checkpoint) != Snapshot(Path(folder)).checkpoint:
+        made_by = Snapshot(Path(folder)).checkpoint
+        if model is not None and made_by not in (digest_of(model.checkpoint), model.network.origin):
             raise ValueError(f"{folder} was made with another checkpoint than {model.checkpoint}; codes do not compare")
         return cls(Path(folder), engine, uri, min_recall, model)
 
@@ -231,7 +201,7 @@ class Archive:
         """
         made = (model.bits, digest_of(model.checkpoint), str(model.checkpoint.absolute()))
         with ArchiveWriter(Path(folder), made, features) as writer:
-            update(writer, [Path(images)], lambda: model.method, Encoding())
+            update(writer, [Path(images)], lambda: model.network, Encoding())
         return cls.open(folder, model=model)
 
     def __len__(self) -> int:
@@ -343,7 +313,7 @@ class Archive:
         from razh.index.describing import known_classes
 
         if self._classes is None or self._classes[0] is not self._now:
-            self._classes = self._now, known_classes(self._now, self.model.loaded)
+            self._classes = self._now, known_classes(self._now, self.model.network)
         return self._classes[1]
 
     def _described(self, attributes: Mapping[str, float] | None, text: str | None, how: Ranking) -> Queries:
@@ -397,7 +367,7 @@ class Archive:
             BlockingIOError: another process is writing.
         """
         with ArchiveWriter(self._now.folder) as writer:
-            report = update(writer, [Path(folder)], lambda: self.model.method, Encoding(), prune)
+            report = update(writer, [Path(folder)], lambda: self.model.network, Encoding(), prune)
             if columns is not None:
                 writer.set_columns(read_columns(Path(columns), writer))
         self.refresh()

@@ -15,7 +15,7 @@ from razh.retrieval.packing import pack, unpack
 from razh.support.terminal import did_you_mean
 
 if TYPE_CHECKING:
-    from razh.run.checkpoint import Loaded
+    from razh.index.network import Network
 
 __all__ = ["Asked", "Described", "Known", "asked", "asked_in_words", "described", "known_classes", "named", "parse"]
 
@@ -74,14 +74,14 @@ class Described(NamedTuple):
     features: NDArray[np.float32] | None
 
 
-def known_classes(archive: Snapshot, loaded: Loaded) -> Known:
-    """Return the training classes of a checkpoint of which the archive has images, by the names of classes.
+def known_classes(archive: Snapshot, network: Network) -> Known:
+    """Return the training classes of a network of which the archive has images, by the names of classes.
 
     Raises:
         ValueError: the checkpoint knows no attributes.
     """
-    names, classes = loaded.info.get("attribute_names") or [], loaded.info.get("class_names") or []
-    strengths = loaded.method.class_attributes.cpu().numpy()
+    info, (strengths, trained) = network.info, network.classes()
+    names, classes = info.get("attribute_names") or [], info.get("class_names") or []
     if not names or len(names) != strengths.shape[1]:
         raise ValueError("a description needs a checkpoint that knows the names of its attributes; train on data that "
                          "has attributes")  # fmt: skip
@@ -89,7 +89,7 @@ def known_classes(archive: Snapshot, loaded: Loaded) -> Known:
     numbers = {column.words[number]: number for number in range(len(column.words))}
     alive = np.ones(len(archive.codes), np.bool_) if archive.alive is None else archive.alive
     kept, logits, features = list[int](), list[NDArray[np.float32]](), list[NDArray[np.float32]]()
-    for label in loaded.method.train_classes.tolist():
+    for label in trained:
         number = numbers.get(classes[label]) if label < len(classes) else None
         rows = np.flatnonzero((column.numbers == number) & alive)  # none of a class that is not here
         if number is not None and len(rows):
@@ -104,7 +104,7 @@ def known_classes(archive: Snapshot, loaded: Loaded) -> Known:
         np.array(features) if features else None,
         classes[: len(strengths)],
         strengths,
-        loaded.info.get("part_synonyms") or {},
+        info.get("part_synonyms") or {},
     )
 
 

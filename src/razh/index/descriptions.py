@@ -20,7 +20,7 @@ from razh.datamodules.items import CachedRows
 from razh.features.arrays import ARRAYS, compute
 from razh.features.arrays import Source as Features
 from razh.features.store import CacheFolder, row_keys
-from razh.index.encoding import MOST_WORKERS
+from razh.index.options import MOST_WORKERS
 from razh.index.sources import Source
 from razh.method import HashingMethod
 from razh.support.processes import cores

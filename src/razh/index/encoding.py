@@ -1,43 +1,30 @@
-"""Any images to codes, with a trained method: what `razh encode` and `razh search` do."""
+"""Any images to codes, with a trained method, by torch."""
 
-import hashlib
+from __future__ import annotations
+
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from razh.datamodules.images import TRANSFORM, evaluation_view, read_image
-from razh.index.options import Encoding, Precision
-from razh.index.sources import Source
+from razh.datamodules.images import evaluation_view, read_image, tensor_of
+from razh.export.facts import ClassFacts
+from razh.index.network import Batch, Encoded, Pixels
+from razh.index.options import MOST_WORKERS, Encoding, Precision
 from razh.method import HashingMethod
 from razh.retrieval.packing import pack
-from razh.support.files import ArrayFile, remove_leftovers, write_arrays
+from razh.run.checkpoint import Loaded
 from razh.support.processes import cores
 from razh.support.progress import track
 
-__all__ = [
-    "Batch",
-    "Encoded",
-    "Unfinished",
-    "batches",
-    "default_batch",
-    "device_named",
-    "encode",
-    "encoder",
-    "save",
-    "work_key",
-]
+__all__ = ["TorchNetwork", "batches", "default_batch", "device_named", "encoder"]
 
 log = logging.getLogger(__name__)
-MOST_WORKERS = 8
-SAVE_SECONDS = 30.0  # of work are lost at most where the process is killed
 
 
 def device_named(name: str | None) -> str:
@@ -56,19 +43,6 @@ def device_named(name: str | None) -> str:
     return name
 
 
-def work_key(digest: str, source: Source, how: Encoding) -> str:
-    """Return what tells this work from other work: checkpoint, decoding, and name, size and time of every image."""
-    key = hashlib.sha256(f"{digest}\0{TRANSFORM}\0{how.max_megapixels}\0{how.precision}".encode())
-    for file, name in zip(source.files, source.names, strict=True):
-        try:
-            state = file.stat()
-            size, time_ = state.st_size, state.st_mtime_ns
-        except OSError:  # a dangling link
-            size = time_ = 0
-        key.update(f"\n{name}\0{size}\0{time_}".encode())
-    return key.hexdigest()
-
-
 class _Files(Dataset[tuple[int, Tensor, str]]):
     """Images by position; a broken one comes as a black image with the reason."""
 
@@ -84,76 +58,6 @@ class _Files(Dataset[tuple[int, Tensor, str]]):
             return position, evaluation_view(image, self.size), ""
         except OSError as error:
             return position, torch.zeros(3, self.size, self.size, dtype=torch.uint8), str(error)
-
-
-class Unfinished:
-    """What was encoded so far, beside the file that is being made: the first images in order, and why some are broken.
-
-    Args:
-        out: the file that is being made.
-        key: of the work; what was done under another one does not count.
-    """
-
-    def __init__(self, out: Path, key: str) -> None:
-        self.path = out.with_name(f".{out.name}.unfinished")
-        self.key = key
-        self.saved = time.monotonic()
-
-    def read(self, codes: np.ndarray) -> tuple[int, dict[int, str]]:
-        """Fill in the codes (n, ⌈L/8⌉) that are done; return how many, and what is broken among them."""
-        try:
-            with ArrayFile(self.path) as file:
-                found = {name: file.read(name) for name in file.headers}
-            if str(found["key"]) != self.key:
-                return 0, {}
-            done = len(found["codes"])
-            codes[:done] = found["codes"]
-            return done, dict(zip(found["broken"].tolist(), found["reasons"].tolist(), strict=True))
-        except FileNotFoundError:
-            return 0, {}
-        except (OSError, ValueError, KeyError):
-            log.warning("%s is damaged and does not count", self.path)
-            return 0, {}
-
-    def write(self, codes: np.ndarray, broken: dict[int, str], now: bool = False) -> None:
-        """Keep the codes (done, ⌈L/8⌉) that are done, every `SAVE_SECONDS` or now."""
-        if not now and time.monotonic() - self.saved < SAVE_SECONDS:
-            return
-        positions = np.array(list(broken), dtype=np.int64)
-        reasons = np.array(list(broken.values()), dtype=np.str_)
-        write_arrays(self.path, {"key": np.array(self.key), "codes": codes, "broken": positions, "reasons": reasons})
-        self.saved = time.monotonic()
-
-    def remove(self) -> None:
-        """Forget what was done: the whole file is there."""
-        self.path.unlink(missing_ok=True)
-        remove_leftovers(self.path.parent, self.path.name.removesuffix(".unfinished"))  # of encodings that were killed
-
-
-class Batch(NamedTuple):
-    """Codes of some images.
-
-    Attributes:
-        positions: of the images among all, ascending (b,).
-        codes: packed (b, ⌈L/8⌉); of a broken image they say nothing.
-        broken: why images could not be read, by position.
-        logits: real-valued (b, L), whose signs the codes are.
-        features: of length 1, half precision (b, D), where they are wanted.
-    """
-
-    positions: NDArray[np.int64]
-    codes: NDArray[np.uint8]
-    broken: dict[int, str]
-    logits: NDArray[np.float32]
-    features: NDArray[np.float16] | None
-
-
-class Encoded(NamedTuple):
-    """What is made of images, see `Batch`."""
-
-    codes: NDArray[np.uint8]
-    logits: NDArray[np.float32]
-    features: NDArray[np.float16] | None
 
 
 def default_batch(method: HashingMethod) -> int:
@@ -227,47 +131,48 @@ def batches(method: HashingMethod, files: Sequence[Path], options: Encoding, fir
         yield Batch(position.numpy(), made.codes, broken, made.logits, made.features)
 
 
-def encode(
-    method: HashingMethod, source: Source, options: Encoding, unfinished: Unfinished | None = None
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Return packed codes (n, ⌈L/8⌉) of all files, and why some could not be read, by position.
+class TorchNetwork:
+    """A checkpoint that encodes images, see `razh.index.network.Network`.
 
-    Args:
-        method: with trained weights.
-        source: the files.
-        options: how.
-        unfinished: keeps what is done, and knows what was.
+    Attributes:
+        loaded: the method with its weights, and what was saved with it.
+        method: the method, a `torch.nn.Module`.
     """
-    codes = np.zeros((len(source.files), -(-method.bits // 8)), dtype=np.uint8)
-    done, broken = unfinished.read(codes) if unfinished is not None else (0, {})
-    if done:
-        log.info("going on behind the first %d of %d images", done, len(codes))
-    for reason in broken.values():
-        log.warning("left out: %s", reason)
-    try:
-        for batch in batches(method, source.files, options, done):
-            codes[batch.positions] = batch.codes
-            broken |= batch.broken
-            done = int(batch.positions[-1]) + 1
-            if unfinished is not None:
-                unfinished.write(codes[:done], broken)
-    except BaseException:  # an interrupt, too
-        if unfinished is not None and done:
-            unfinished.write(codes[:done], {at: reason for at, reason in broken.items() if at < done}, now=True)
-        raise
-    return codes, broken
 
+    by_torch = True
 
-def save(path: Path, codes: np.ndarray, source: Source, kept: list[int], bits: int, digest: str) -> None:
-    """Write the file of codes (n, …) of those images that were `kept`; an interrupted write leaves nothing behind."""
-    names, classes = ([of_all[i] for i in kept] for of_all in (source.names, source.classes))
-    arrays = {
-        "codes": codes,
-        "paths": np.array(names, dtype=np.str_),
-        "bits": np.array(bits),
-        "checkpoint": np.array(digest),
-    }
-    if all(classes):
-        class_names, labels = np.unique(classes, return_inverse=True)
-        arrays |= {"labels": labels.astype(np.int64), "class_names": class_names}
-    write_arrays(path, arrays)
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded, self.method = loaded, loaded.method
+        self.info: Mapping[str, Any] = loaded.info
+        self.kind, self.bits = type(loaded.method).__name__, loaded.method.bits
+        self.image_size, self.batch_size = loaded.method.backbone.image_size, default_batch(loaded.method)
+        self.origin = str(loaded.info.get("exported_from") or "")
+        self._encoders: dict[tuple[Precision, bool], Callable[[Tensor], Encoded]] = {}
+
+    @cached_property
+    def tells_why(self) -> bool:
+        """Whether it reads attributes part by part, and knows their names."""
+        from razh.index.why import can_tell_why
+
+        return can_tell_why(self.loaded)
+
+    def classes(self) -> ClassFacts:
+        """Return the attributes of the classes that it knows, and which it was trained on."""
+        return ClassFacts(self.method.class_attributes.cpu().numpy(), self.method.train_classes.tolist())
+
+    def view(self, image: Path | Pixels) -> Pixels:
+        """Return what it sees (3, S, S) of an image file, or of pixels (H, W, 3)."""
+        pixels = read_image(image) if isinstance(image, Path) else tensor_of(image)
+        seen: Pixels = evaluation_view(pixels, self.image_size).numpy()
+        return seen
+
+    def look(self, views: Pixels, features: bool = False, precision: Precision = "32") -> Encoded:
+        """Return codes, logits and, if wanted, features of views (B, 3, S, S)."""
+        how = (precision, features)
+        if how not in self._encoders:
+            self._encoders[how] = encoder(self.method, precision, features)
+        return self._encoders[how](torch.from_numpy(views))
+
+    def batches(self, files: Sequence[Path], how: Encoding, first: int = 0) -> Iterator[Batch]:
+        """Yield the codes of image files in order, see `batches`."""
+        return batches(self.method, files, how, first)

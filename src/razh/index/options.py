@@ -7,7 +7,9 @@ from typing import Literal, TypeAlias
 from razh.datamodules.files.walk import MAX_MEGAPIXELS
 from razh.support.bounds import Positive, Workers, within
 
-__all__ = ["Encoding", "Precision", "add_encoding_options"]
+__all__ = ["MOST_WORKERS", "Encoding", "Precision", "add_encoding_options"]
+
+MOST_WORKERS = 8  # that decode images where nobody says
 
 
 Precision: TypeAlias = Literal["32", "bf16"]

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from razh.datamodules.files.walk import printable
+from razh.export.facts import weights_of
 from razh.index.archive import ArchiveGallery
 from razh.index.gallery import RERANKED, SPARE, Gallery, Hits, by_features, find
+from razh.index.loading import open_network
+from razh.index.network import Encoded, Network
 from razh.index.options import Encoding
 from razh.retrieval import asymmetric
 from razh.retrieval.hamming import distances
@@ -20,10 +23,7 @@ from razh.support.files import digest_of
 
 if TYPE_CHECKING:
     from razh.index.describing import Described
-    from razh.index.encoding import Encoded
     from razh.index.engines import Engine
-    from razh.method import HashingMethod
-    from razh.run.checkpoint import Loaded
 
 __all__ = ["Queries", "Ranking", "features_of", "find_each", "find_together", "load_for", "resolve"]
 
@@ -121,7 +121,6 @@ def resolve(
     features: NDArray[Any] | None = None if kept is None else kept[rows]
     again = files if ranking.asymmetric else []
     if others or again:
-        # torch takes seconds to import: paths in the gallery do without.
         from razh.index.sources import Source, find_images
 
         source = find_images(others) if others else Source([], [], [])
@@ -130,8 +129,8 @@ def resolve(
             if others
             else "--ranking=asymmetric encodes the queries"
         )
-        loaded = load_for(gallery, checkpoint, device, why)
-        whole, made = _encoded(loaded.method, [*again, *source.files], replace(how, features=ranking.features))
+        network = load_for(gallery, checkpoint, device, why)
+        whole, made = _encoded(network, [*again, *source.files], replace(how, features=ranking.features))
         if len(again) > (first := sum(at < len(again) for at in whole)):
             lost = next(at for at in range(len(again)) if at not in whole)
             raise FileNotFoundError(
@@ -148,15 +147,13 @@ def resolve(
     return Queries(names, codes, rows, files, logits if ranking.asymmetric else None, features)
 
 
-def _encoded(method: HashingMethod, files: Sequence[Path], how: Encoding) -> tuple[list[int], Encoded]:
+def _encoded(network: Network, files: Sequence[Path], how: Encoding) -> tuple[list[int], Encoded]:
     """Return the positions of readable images among files, and what is made of them.
 
     Raises:
         ValueError: there is none.
     """
-    from razh.index.encoding import Encoded, batches
-
-    made = list(batches(method, files, how))
+    made = list(network.batches(files, how))
     broken = {at: reason for batch in made for at, reason in batch.broken.items()}
     if len(broken) == len(files):
         raise ValueError(f"no query is a readable image; the first: {broken[0]}")
@@ -180,8 +177,8 @@ def features_of(gallery: Gallery) -> NDArray[np.float16]:
     return kept
 
 
-def load_for(gallery: Gallery, checkpoint: Path | None, device: str | None, why: str) -> Loaded:
-    """Load the checkpoint that made the codes of a gallery.
+def load_for(gallery: Gallery, checkpoint: Path | None, device: str | None, why: str) -> Network:
+    """Load the checkpoint that made the codes of a gallery, or what was exported from it.
 
     Args:
         gallery: what is searched.
@@ -192,19 +189,17 @@ def load_for(gallery: Gallery, checkpoint: Path | None, device: str | None, why:
     Raises:
         ValueError: it is unknown, gone, or another one.
     """
-    from razh.index.encoding import device_named
-    from razh.run.checkpoint import load
-
     path = checkpoint or gallery.checkpoint_path
     if path is None or not (checkpoint or path.is_file()):
         gone = f" (it was {path})" if path is not None else ""
         raise ValueError(f"{why}; name the --checkpoint that made the codes{gone}")
-    loaded = load(path, device=device_named(device))
-    if loaded.method.bits != gallery.bits:
-        raise ValueError(f"{path} makes codes of {loaded.method.bits} bits, {gallery.source} has {gallery.bits}")
-    if gallery.checkpoint and digest_of(path) != gallery.checkpoint:
+    path = weights_of(path)
+    network = open_network(path, device)
+    if network.bits != gallery.bits:
+        raise ValueError(f"{path} makes codes of {network.bits} bits, {gallery.source} has {gallery.bits}")
+    if gallery.checkpoint and gallery.checkpoint not in (digest_of(path), network.origin):
         raise ValueError(f"{gallery.source} was made with another checkpoint than {path}; its codes do not compare")
-    return loaded
+    return network
 
 
 def find_each(

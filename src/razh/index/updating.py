@@ -17,8 +17,8 @@ from razh.index.archive import ArchiveWriter, Entries
 from razh.index.sources import Source, find_images
 
 if TYPE_CHECKING:
+    from razh.index.network import Network
     from razh.index.options import Encoding
-    from razh.method import HashingMethod
 
 __all__ = ["Report", "plan", "read_columns", "update"]
 
@@ -104,7 +104,7 @@ def _states(files: list[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def update(
     writer: ArchiveWriter,
     folders: Sequence[Path],
-    method: Callable[[], HashingMethod],
+    network: Callable[[], Network],
     how: Encoding,
     prune: bool = False,
 ) -> Report:
@@ -113,7 +113,7 @@ def update(
     Args:
         writer: of the archive.
         folders: with images.
-        method: gives the network, which is asked for only where there is something to encode.
+        network: gives what encodes, which is asked for only where there is something to encode.
         how: images are encoded.
         prune: remove images whose file is not there any more.
 
@@ -133,19 +133,17 @@ def update(
             report.pruned += len(work.gone)
         writer.commit()
         if work.todo:
-            _encode(writer, work, method(), how, report)
+            _encode(writer, work, network(), how, report)
     if writer.pack():
         log.info("packed: removed images take no room any more")
     return report
 
 
-def _encode(writer: ArchiveWriter, work: Plan, method: HashingMethod, how: Encoding, report: Report) -> None:
-    from razh.index.encoding import batches  # torch takes seconds to import
-
+def _encode(writer: ArchiveWriter, work: Plan, network: Network, how: Encoding, report: Report) -> None:
     files = [work.source.files[position] for position in work.todo]
     committed = time.monotonic()
     try:
-        for batch in batches(method, files, replace(how, features=writer.features)):
+        for batch in network.batches(files, replace(how, features=writer.features)):
             report.left_out += len(batch.broken)
             report.problem = report.problem or next(iter(batch.broken.values()), "")
             whole = np.array([at not in batch.broken for at in batch.positions.tolist()], dtype=np.bool_)

@@ -62,7 +62,7 @@ class SoftPartClustering(nn.Module):
         The rows of the assignment sum to 1; its last column is the background, which has no part vector.
         """
         embedded = F.normalize(self.project(self.norm(patches)), dim=-1)  # (B, N, E)
-        centres = F.normalize(self.centres, dim=-1).expand(len(patches), -1, -1)  # (B, K + background, E)
+        centres = F.normalize(self.centres, dim=-1).expand(patches.shape[0], -1, -1)  # (B, K + background, E)
         assignment = self._assign(embedded, centres)
         if self.centres_kind == "image":
             for _ in range(self.iterations):
@@ -109,7 +109,7 @@ class EachPatch(nn.Module):
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Return patches (B, N, D) as parts, and their assignment (B, N, N + 1), see `SoftPartClustering`."""
         identity = torch.eye(patches.shape[1], device=patches.device, dtype=patches.dtype)
-        return patches, F.pad(identity, (0, 1)).expand(len(patches), -1, -1)
+        return patches, F.pad(identity, (0, 1)).expand(patches.shape[0], -1, -1)
 
 
 def part_vectors(patches: Tensor, assignment: Tensor) -> Tensor:

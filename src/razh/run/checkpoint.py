@@ -52,10 +52,19 @@ def read(path: Path) -> dict[str, Any]:
     info = content.get("razh") if isinstance(content, dict) else None
     if not isinstance(info, dict) or not isinstance(info.get("schema"), int) or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of razh; give one that `razh train` wrote")
-    _check_schema(info["schema"], path)
-    if bad := [name for name, value in content["state_dict"].items() if not _is_finite(value)]:
-        raise ValueError(f"checkpoint {path} has weights that are not finite ({bad[0]}); train it again")
+    check_content(info, content["state_dict"], path)
     return content
+
+
+def check_content(info: dict[str, Any], state: dict[str, Any], path: Path) -> None:
+    """Refuse what another version wrote, and weights that are not finite.
+
+    Raises:
+        ValueError: one line says which.
+    """
+    _check_schema(info["schema"], path)
+    if bad := [name for name, value in state.items() if not _is_finite(value)]:
+        raise ValueError(f"checkpoint {path} has weights that are not finite ({bad[0]}); train it again")
 
 
 def _check_schema(schema: int, path: Path) -> None:
@@ -91,7 +100,21 @@ def load(path: Path, device: str = "cpu") -> Loaded:
             names a class that would have to be imported, or a network that would have to be fetched.
     """
     content = read(path)
-    state, info = content["state_dict"], content["razh"]
+    return build(content["razh"], content["state_dict"], path, device)
+
+
+def build(info: dict[str, Any], state: dict[str, Any], path: Path, device: str = "cpu") -> Loaded:
+    """Build the method that facts describe, with the weights of a state.
+
+    Args:
+        info: what was saved beside the weights.
+        state: the weights.
+        path: of the file that both come from, for errors.
+        device: to put it on.
+
+    Raises:
+        ValueError: see `load`.
+    """
     try:
         method = _build(info, state)
         if "collection" in info:

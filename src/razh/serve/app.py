@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import numpy as np
@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from razh import __version__
-from razh.index.why import Found
 from razh.serve.decoding import Decoder
 from razh.serve.guard import Guard
 from razh.serve.searching import Gone, Query, Reasons, Searcher
+
+if TYPE_CHECKING:
+    from razh.index.why import Found
 
 __all__ = ["MAX_BYTES", "MAX_MEGAPIXELS", "SECONDS", "make_app"]
 

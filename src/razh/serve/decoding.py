@@ -41,10 +41,12 @@ class Decoder:
         side: S of a view.
         max_megapixels: larger images are refused.
         seconds: that one may take.
+        by_torch: decode as networks in torch see images; else without torch.
     """
 
-    def __init__(self, side: int, max_megapixels: float, seconds: float) -> None:
+    def __init__(self, side: int, max_megapixels: float, seconds: float, by_torch: bool = True) -> None:
         self.side, self.max_megapixels, self.seconds = side, max_megapixels, seconds
+        self.by_torch = by_torch
         self._lock = threading.Lock()
         self._process, self._line = self._start()
 
@@ -57,9 +59,11 @@ class Decoder:
     def _start(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
         # A fork of a process with threads may hang; the fork server has none, and has imported what decodes.
         context: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
-        context.set_forkserver_preload(["razh.datamodules.images"])
+        context.set_forkserver_preload([f"razh.datamodules.{'images' if self.by_torch else 'pictures'}"])
         here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, self.side, self.max_megapixels), daemon=True)
+        process = context.Process(
+            target=_serve, args=(there, self.side, self.max_megapixels, self.by_torch), daemon=True
+        )
         process.start()
         there.close()
         return process, here
@@ -105,12 +109,14 @@ class Decoder:
         self._line.close()
 
 
-def _serve(line: Connection, side: int, max_megapixels: float) -> None:
+def _serve(line: Connection, side: int, max_megapixels: float, by_torch: bool) -> None:
     """Answer bytes with a picture, or with the reason why there is none, until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends this one
-    import torch
+    if by_torch:
+        import torch
 
-    torch.set_num_threads(1)
+        torch.set_num_threads(1)
+    decoded = _decoded if by_torch else _decoded_by_pillow
     with tempfile.TemporaryDirectory(prefix="razh-") as folder:
         file = Path(folder) / "upload"
         while True:
@@ -120,7 +126,7 @@ def _serve(line: Connection, side: int, max_megapixels: float) -> None:
                 return
             try:
                 file.write_bytes(content)
-                answer: Picture | str = _decoded(file, side, max_megapixels) if content else ""
+                answer: Picture | str = decoded(file, side, max_megapixels) if content else ""
             except OSError as error:
                 answer = str(error).replace(f"image file {file}", "the image")
                 answer = answer.replace("fetch it again or delete it", "send another")
@@ -131,14 +137,24 @@ def _serve(line: Connection, side: int, max_megapixels: float) -> None:
 
 
 def _decoded(file: Path, side: int, max_megapixels: float) -> Picture:
-    from PIL import Image
-
     from razh.datamodules.images import evaluation_view, read_image
 
     pixels = read_image(file, max_megapixels=max_megapixels)
-    small = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return _picture(pixels.permute(1, 2, 0).numpy(), evaluation_view(pixels, side).numpy())
+
+
+def _decoded_by_pillow(file: Path, side: int, max_megapixels: float) -> Picture:
+    from razh.datamodules.pictures import picture_view, read_picture
+
+    pixels = read_picture(file, max_megapixels)
+    return _picture(pixels, picture_view(pixels, side))
+
+
+def _picture(pixels: NDArray[np.uint8], view: NDArray[np.uint8]) -> Picture:
+    from PIL import Image
+
+    small = Image.fromarray(pixels)
     small.thumbnail((PREVIEW, PREVIEW))
     preview = io.BytesIO()
     small.save(preview, "JPEG", quality=85)
-    height, width = pixels.shape[-2:]
-    return Picture(evaluation_view(pixels, side).numpy(), (width, height), preview.getvalue())
+    return Picture(view, (pixels.shape[1], pixels.shape[0]), preview.getvalue())

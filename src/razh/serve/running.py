@@ -38,7 +38,8 @@ def serve(searcher: Searcher, host: str, port: int, token: str | None, ready: Ca
     if searcher.model is None:
         _run(make_app(searcher, None, token), listening, lambda: ready(address))
         return
-    with Decoder(searcher.model.method.backbone.image_size, MAX_MEGAPIXELS, SECONDS) as decoder:
+    network = searcher.model.network
+    with Decoder(network.image_size, MAX_MEGAPIXELS, SECONDS, network.by_torch) as decoder:
         decoder.wait()
         _run(make_app(searcher, decoder, token), listening, lambda: ready(address))
 

@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from razh.datamodules.attributes import named_groups
 from razh.datamodules.files.walk import MAX_MEGAPIXELS, formats
-from razh.datamodules.images import read_image
 from razh.index.archive import Snapshot
 from razh.index.describing import FEWEST, Asked, Known, asked, asked_in_words, described, known_classes
-from razh.index.encoding import encoder
 from razh.index.gallery import find
-from razh.index.why import Why, can_tell_why, explain
+from razh.index.loading import explainer
 
 if TYPE_CHECKING:
+    import torch
+
     from razh.index.api import Model
+    from razh.index.why import Why
     from razh.serve.decoding import Picture
 
 __all__ = ["Gone", "Hit", "Query", "Reasons", "Results", "Searcher"]
@@ -148,7 +148,6 @@ class Searcher:
     def __init__(self, folder: Path, model: Model | None) -> None:
         self._snapshot, self._looked = Snapshot(folder), time.monotonic()
         self.model = model
-        self._encode = None if model is None else encoder(model.method, "32")
         self._network, self._looking = threading.Lock(), threading.Lock()
         self._uploads: Remembered[Upload] = Remembered(UPLOADS)
         self._pictures: Remembered[bytes] = Remembered(PICTURES)
@@ -182,9 +181,9 @@ class Searcher:
             "images": len(now),
             "bits": now.bits,
             "numbering": now.numbering,
-            "method": "" if self.model is None else type(self.model.method).__name__,
+            "method": "" if self.model is None else self.model.network.kind,
             "uploads": self.model is not None,
-            "why": self.model is not None and can_tell_why(self.model.loaded),
+            "why": self.model is not None and self.model.network.tells_why,
             "attributes": [{"name": name, "part": part} for name, part in zip(names, parts, strict=True)]
             if not problem
             else [],
@@ -195,7 +194,9 @@ class Searcher:
     @property
     def attribute_names(self) -> list[str]:
         """Names of the attributes that the checkpoint knows."""
-        return [] if self.model is None else [str(name) for name in self.model.loaded.info.get("attribute_names") or []]
+        return (
+            [] if self.model is None else [str(name) for name in self.model.network.info.get("attribute_names") or []]
+        )
 
     def _describing_problem(self, now: Snapshot) -> str:
         """Return why nothing can be described, in one line; "" where it can."""
@@ -208,8 +209,8 @@ class Searcher:
 
     def _known(self, now: Snapshot) -> Known:
         assert self.model is not None
-        loaded = self.model.loaded
-        known: Known = self._facts.of(("known", now.serial), lambda: known_classes(now, loaded))
+        network = self.model.network
+        known: Known = self._facts.of(("known", now.serial), lambda: known_classes(now, network))
         return known
 
     # --------------------------------------------------------------------------------------------------- what is asked
@@ -245,10 +246,10 @@ class Searcher:
 
     def upload(self, picture: Picture) -> str:
         """Encode an upload and return the key by which it can be asked for."""
-        if self._encode is None:
+        if self.model is None:
             raise ValueError("the checkpoint that made the archive is not there; start `razh serve` with --checkpoint")
         with self._network:
-            code = self._encode(torch.from_numpy(picture.view)[None]).codes
+            code = self.model.network.look(picture.view[None]).codes
         key = secrets.token_urlsafe(12)
         self._uploads.put(key, Upload(picture, code))
         return key
@@ -325,19 +326,21 @@ class Searcher:
             ValueError: the checkpoint cannot tell.
         """
         file = self._file(self._at(numbering, row), row)
-        return self._reasons.of((numbering, row), lambda: self._explained(_read(file)))
+        return self._reasons.of((numbering, row), lambda: self._explained(lambda: _read(file)))
 
     def why_upload(self, key: str) -> Reasons:
         """Return what the model finds in an upload; raises as `why_row` does."""
         picture = self._upload(key).picture
-        view = torch.from_numpy(picture.view)
-        return self._reasons.of(key, lambda: self._explained(view, picture.size))
+        return self._reasons.of(key, lambda: self._explained(lambda: _tensor(picture), picture.size))
 
-    def _explained(self, image: torch.Tensor, size: tuple[int, int] | None = None) -> Reasons:
+    def _explained(self, read: Callable[[], torch.Tensor], size: tuple[int, int] | None = None) -> Reasons:
         if self.model is None:
             raise ValueError("the checkpoint that made the archive is not there; start `razh serve` with --checkpoint")
+        loaded, image = explainer(self.model.network), read()
+        from razh.index.why import explain  # needs torch
+
         with self._network:
-            why = explain(self.model.loaded, image)
+            why = explain(loaded, image)
         width, height = size or (image.shape[-1], image.shape[-2])
         side = min(width, height)
         box = ((width - side) / 2 / width, (height - side) / 2 / height, side / width, side / height)
@@ -384,7 +387,15 @@ def _smaller(file: Path, side: int) -> bytes:
     return content.getvalue()
 
 
+def _tensor(picture: Picture) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(picture.view)
+
+
 def _read(file: Path) -> torch.Tensor:
+    from razh.datamodules.images import read_image
+
     try:
         return read_image(file)
     except OSError as error:

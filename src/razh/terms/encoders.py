@@ -242,7 +242,7 @@ class Auxiliary(nn.Module):
             joined.append(self.posteriors(description))
         if self.told:
             assert step.told is not None, "who builds the inputs reads attributes"
-            joined.append(step.told[: len(description)])
+            joined.append(step.told[: description.shape[0]])
         if self.responses is not None:
             joined.append(self.responses(step, step.sights if sights is None else sights))
         return torch.cat(joined, dim=1)
