@@ -1,5 +1,6 @@
 """`razh.load` and `razh.Archive`: what Python programs use."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ import torch
 from PIL import Image
 
 import razh
+from razh.collection.judge import Verdict
 from razh.datamodules.images import read_image
 from razh.index.archive import ArchiveWriter, Snapshot
 from razh.index.gallery import find
 from razh.retrieval import asymmetric
+from razh.run import checkpoint
 from tests import fake
 from tests.commands.conftest import photos, trained
 from tests.index.test_archive import entries
@@ -97,8 +100,67 @@ def test_an_archive_is_searched_and_changed(archive, photos):
         archive.search()
 
 
+@pytest.fixture
+def kept(trained, tmp_path):
+    """A copy of a checkpoint with what its run kept of the training classes beside it, and these logits."""
+    path = Path(shutil.copy(trained[0], tmp_path / "best.ckpt"))
+    logits = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
+    checkpoint.keep_class_logits(path, checkpoint.load(path).method.train_classes, logits)
+    return path, logits.numpy()
+
+
+def test_what_is_described_has_a_code_by_what_the_run_kept_where_no_image_of_a_class_is(kept, photos, tmp_path):
+    path, logits = kept
+    model = razh.load(path, device="cpu")
+    np.testing.assert_array_equal(model.network.classes().logits, logits)
+    code = model.describe({"y": 1, "z": 0.2})
+    assert code.shape == (1, 2)
+    assert len({model.describe({name: 1}).tobytes() for name in "xyz"}) > 1
+    archive = razh.Archive.create(tmp_path / "archive", photos, model)
+    np.testing.assert_array_equal(archive.describe({"y": 1, "z": 0.2}), code)
+    assert len(archive.search(attributes={"y": 1}, k=3)) == 3
+    for number, name in enumerate("abc"):  # images that are there say more of an archive
+        fake.write_image(photos / name / "1.png", seed=number)
+    archive.add(photos)
+    assert not np.array_equal(archive._known().logits, logits)
+
+
+def test_what_was_kept_of_another_checkpoint_or_is_damaged_is_not_used(kept, caplog):
+    path, _ = kept
+    kept_file, other = path.with_name(checkpoint.CLASSES), path.with_name("last.ckpt")
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"epoch": 99}, other)
+    assert checkpoint.load(other).class_logits is None
+    kept_file.write_bytes(kept_file.read_bytes()[:-30])
+    assert checkpoint.load(path).class_logits is None
+    assert "classes.npz is damaged and is not used" in caplog.text
+    with pytest.raises(ValueError, match="a description needs 3 classes"):
+        razh.load(path, device="cpu").describe({"y": 1})
+
+
+def test_a_model_is_adapted_to_a_folder(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAZH_CACHE", str(tmp_path / "cache"))
+    for number in range(50):
+        fake.write_image(tmp_path / "collection" / f"{number}.png", seed=number % 4 * 1000 + number)
+    path = tmp_path / "apart" / "best.ckpt"  # no run, and so no training images, around it
+    path.parent.mkdir()
+    shutil.copy(trained[0], path)
+    model = razh.load(path, device="cpu")
+    for better in (True, False):
+        monkeypatch.setattr("razh.index.adapting.trial", lambda *_, better=better, **__: Verdict(0.5, 0.6, better))
+        found = model.adapt(tmp_path / "collection", tmp_path / f"{better}.ckpt")
+        assert (found is model) == (not better)
+        assert (tmp_path / f"{better}.ckpt").exists() == better
+        if better:
+            assert found.network.info["collection"]["images"] == 50
+            with pytest.raises(ValueError, match="was adapted already, to 50 images"):
+                found.adapt(tmp_path / "collection", tmp_path / "again.ckpt")
+
+
 def test_what_is_described_has_a_code_by_the_classes_of_the_archive(model, photos, tmp_path):
-    with pytest.raises(ValueError, match=r"a description needs 3 classes .* there are 0; add images of the training"):
+    with pytest.raises(
+        ValueError, match=r"a description needs 3 classes .* there are 0; name the checkpoint where its run lies"
+    ):
         razh.Archive.create(tmp_path / "archive", photos, model).describe({"x": 1})
     for number, name in enumerate("abc"):  # its training classes
         fake.write_image(tmp_path / "classes" / name / "1.png", seed=number)

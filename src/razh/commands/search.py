@@ -158,9 +158,8 @@ def _described(
     from razh.index.describing import Asked, asked, asked_in_words, described, known_classes, parse
     from razh.index.wording import sentence_vectors
 
-    known = known_classes(
-        gallery.archive, load_for(gallery, options.checkpoint, options.device, "words need a network")
-    )
+    network = load_for(gallery, options.checkpoint, options.device, "words need a network")
+    known = known_classes(network, gallery.archive)
     vectors = sentence_vectors(options.text_model) if options.text_model else None
 
     def understood(text: str) -> Asked:

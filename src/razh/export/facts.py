@@ -44,22 +44,34 @@ class ClassFacts(NamedTuple):
 
     Attributes:
         attributes: strengths (C, M) of all classes.
-        trained: ids of those that were trained on.
+        trained: ids (T) of those that were trained on.
+        logits: mean logits (T, L) of their images, NaN for those that nobody looked at; None where nothing is known.
     """
 
     attributes: NDArray[np.float32]
     trained: list[int]
+    logits: NDArray[np.float32] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values; strengths as base64 of little-endian numbers, row by row."""
-        values = base64.b64encode(self.attributes.astype("<f4").tobytes()).decode("ascii")
-        return {"shape": list(self.attributes.shape), "attributes": values, "trained": self.trained}
+        """Return plain values."""
+        logits = {} if self.logits is None else {"logits": _plain(self.logits)}
+        return {"attributes": _plain(self.attributes), "trained": self.trained, **logits}
 
     @classmethod
     def of_json(cls, found: dict[str, Any]) -> ClassFacts:
         """Return what `as_json` was given."""
-        values = np.frombuffer(base64.b64decode(found["attributes"]), "<f4").astype(np.float32)
-        return cls(values.reshape(found["shape"]), [int(label) for label in found["trained"]])
+        trained = [int(label) for label in found["trained"]]
+        return cls(_array(found["attributes"]), trained, _array(found["logits"]) if "logits" in found else None)
+
+
+def _plain(values: NDArray[np.float32]) -> dict[str, Any]:
+    """Return an array as plain values: base64 of little-endian numbers, row by row."""
+    return {"shape": list(values.shape), "values": base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")}
+
+
+def _array(found: dict[str, Any]) -> NDArray[np.float32]:
+    values = np.frombuffer(base64.b64decode(found["values"]), "<f4").astype(np.float32)
+    return values.reshape(found["shape"])
 
 
 def weights_of(path: Path) -> Path:

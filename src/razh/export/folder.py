@@ -61,7 +61,8 @@ def encoding_facts(loaded: Loaded, checkpoint: str) -> dict[str, Any]:
         checkpoint: SHA-256 of its file.
     """
     method, info = loaded.method, {name: value for name, value in loaded.info.items() if name != "progress"}
-    classes = ClassFacts(method.class_attributes.cpu().float().numpy(), method.train_classes.tolist())
+    strengths = method.class_attributes.cpu().float().numpy()
+    classes = ClassFacts(strengths, method.train_classes.tolist(), loaded.class_logits)
     return {
         "format": FORMAT,
         "razh": __version__,

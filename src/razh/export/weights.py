@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from razh.export.facts import FACTS, facts_beside
+from razh.export.facts import FACTS, ClassFacts, facts_beside
 from razh.run.checkpoint import Loaded, build, check_content
 
 __all__ = ["load", "save"]
@@ -37,4 +38,5 @@ def load(path: Path, device: str = "cpu") -> Loaded:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise ValueError(f"{path} cannot be read ({reason}); export or fetch it again") from None
     check_content(info, state, path)
-    return build(info, state, path, device)
+    known = facts.get("classes")
+    return replace(build(info, state, path, device), class_logits=ClassFacts.of_json(known).logits if known else None)

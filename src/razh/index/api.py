@@ -100,6 +100,49 @@ class Model:
         codes, logits = np.concatenate([one.codes for one in made]), np.concatenate([one.logits for one in made])
         return Encoded(codes, logits, np.concatenate(described) if described else None)
 
+    def describe(self, attributes: Mapping[str, float]) -> NDArray[np.uint8]:
+        """Return the packed code (1, ceil(L / 8)) of what has these attributes, for `archive.search(codes=…)`.
+
+        What codes make of the training classes is kept in the run of a checkpoint, in an adapted checkpoint, and in
+        what was exported; it says what an attribute changes.
+
+        Args:
+            attributes: strengths in [0, 1] by name; the beginnings of a name's words are enough.
+
+        Raises:
+            ValueError: an attribute is unknown or may be several, or training classes are not known.
+        """
+        from razh.index.describing import asked, described, known_classes
+
+        known = known_classes(self.network)
+        return described(asked(attributes, known.names), known).code
+
+    def adapt(
+        self, images: PathLike | Sequence[PathLike], out: PathLike, described: PathLike | None = None, seed: int = 0
+    ) -> Model:
+        """Return a model whose codes fit a collection of unlabelled images, or this one where they would be no better.
+
+        Args:
+            images: folders or files.
+            out: checkpoint to write.
+            described: table `class,attribute,…` of classes that may occur, in values from 0 to 1.
+            seed: of clusters and rotation.
+
+        Raises:
+            FileNotFoundError: no such images or table.
+            ValueError: too few images, a table that does not fit, or an exported or adapted checkpoint.
+        """
+        if self.checkpoint.suffix != ".ckpt":
+            raise ValueError(f"{self.checkpoint} is an exported network; adapt the checkpoint")
+        from razh.index.adapting import Start, adapt
+        from razh.index.sources import find_images
+
+        paths = [Path(one) for one in ([images] if isinstance(images, str | os.PathLike) else images)]
+        table = None if described is None else Path(described)
+        device = str(self.method.device)
+        found = adapt(Start(self.checkpoint), find_images(paths), Path(out), table, seed=seed, device=device)
+        return self if found.fitted is None else load(out, device)
+
     def why(self, image: One) -> Why:
         """Return the attributes that are found in one image, the strongest first, and where.
 
@@ -313,7 +356,7 @@ class Archive:
         from razh.index.describing import known_classes
 
         if self._classes is None or self._classes[0] is not self._now:
-            self._classes = self._now, known_classes(self._now, self.model.network)
+            self._classes = self._now, known_classes(self.model.network, self._now)
         return self._classes[1]
 
     def _described(self, attributes: Mapping[str, float] | None, text: str | None, how: Ranking) -> Queries:

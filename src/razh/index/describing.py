@@ -74,38 +74,52 @@ class Described(NamedTuple):
     features: NDArray[np.float32] | None
 
 
-def known_classes(archive: Snapshot, network: Network) -> Known:
-    """Return the training classes of a network of which the archive has images, by the names of classes.
+def known_classes(network: Network, archive: Snapshot | None = None) -> Known:
+    """Return the training classes of a network, with what its codes make of their images.
+
+    These are images of an archive, by the names of classes; where it has images of fewer than `FEWEST` of them, what
+    was kept when the network was trained.
 
     Raises:
         ValueError: the checkpoint knows no attributes.
     """
-    info, (strengths, trained) = network.info, network.classes()
+    info, (strengths, trained, kept) = network.info, network.classes()
     names, classes = info.get("attribute_names") or [], info.get("class_names") or []
     if not names or len(names) != strengths.shape[1]:
         raise ValueError("a description needs a checkpoint that knows the names of its attributes; train on data that "
                          "has attributes")  # fmt: skip
-    column = archive.columns["class"]
-    numbers = {column.words[number]: number for number in range(len(column.words))}
-    alive = np.ones(len(archive.codes), np.bool_) if archive.alive is None else archive.alive
-    kept, logits, features = list[int](), list[NDArray[np.float32]](), list[NDArray[np.float32]]()
-    for label in trained:
-        number = numbers.get(classes[label]) if label < len(classes) else None
-        rows = np.flatnonzero((column.numbers == number) & alive)  # none of a class that is not here
-        if number is not None and len(rows):
-            kept.append(label)
-            logits.append(2 * unpack(archive.codes[rows], archive.bits).mean(axis=0, dtype=np.float32) - 1)
-            if archive.features is not None:
-                features.append(archive.features[rows].mean(axis=0, dtype=np.float32))
+    labels, logits, features = _seen_in(archive, trained, classes) if archive is not None else ([], [], [])
+    if len(labels) < FEWEST and kept is not None:
+        known = np.isfinite(kept).all(axis=1)
+        labels, logits, features = np.array(trained)[known].tolist(), list(kept[known]), []
     return Known(
         names,
-        strengths[kept],
-        np.array(logits, np.float32).reshape(len(kept), archive.bits),
+        strengths[labels],
+        np.array(logits, np.float32).reshape(len(labels), network.bits),
         np.array(features) if features else None,
         classes[: len(strengths)],
         strengths,
         info.get("part_synonyms") or {},
     )
+
+
+def _seen_in(
+    archive: Snapshot, trained: Sequence[int], classes: Sequence[str]
+) -> tuple[list[int], list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+    """Return the training classes of which an archive has images, and the mean signs and features of these."""
+    column = archive.columns["class"]
+    numbers = {column.words[number]: number for number in range(len(column.words))}
+    alive = np.ones(len(archive.codes), np.bool_) if archive.alive is None else archive.alive
+    found, signs, features = list[int](), list[NDArray[np.float32]](), list[NDArray[np.float32]]()
+    for label in trained:
+        number = numbers.get(classes[label]) if label < len(classes) else None
+        rows = np.flatnonzero((column.numbers == number) & alive)  # none of a class that is not here
+        if number is not None and len(rows):
+            found.append(label)
+            signs.append(2 * unpack(archive.codes[rows], archive.bits).mean(axis=0, dtype=np.float32) - 1)
+            if archive.features is not None:
+                features.append(archive.features[rows].mean(axis=0, dtype=np.float32))
+    return found, signs, features
 
 
 def asked(description: Mapping[str, float], names: Sequence[str]) -> Asked:
@@ -213,8 +227,8 @@ def described(description: Asked, known: Known) -> Described:
     attributes = known.attributes.astype(np.float64)
     if len(attributes) < FEWEST:
         raise ValueError(f"a description needs {FEWEST} classes with attributes and images, there are "
-                         f"{len(attributes)}; add images of the training classes to the archive, in folders that are "
-                         "named as these")  # fmt: skip
+                         f"{len(attributes)}; name the checkpoint where its run lies, which keeps them, or add images "
+                         "of the training classes to the archive, in folders that are named as these")  # fmt: skip
     mean, difference = attributes.mean(axis=0), np.zeros(attributes.shape[1])
     if description.classes and known.of_class is not None:
         difference = known.of_class[list(description.classes)].mean(axis=0) - mean

@@ -157,8 +157,9 @@ class TorchNetwork:
         return can_tell_why(self.loaded)
 
     def classes(self) -> ClassFacts:
-        """Return the attributes of the classes that it knows, and which it was trained on."""
-        return ClassFacts(self.method.class_attributes.cpu().numpy(), self.method.train_classes.tolist())
+        """Return what it knows of classes."""
+        strengths, trained = self.method.class_attributes.cpu().numpy(), self.method.train_classes.tolist()
+        return ClassFacts(strengths, trained, self.loaded.class_logits)
 
     def view(self, image: Path | Pixels) -> Pixels:
         """Return what it sees (3, S, S) of an image file, or of pixels (H, W, 3)."""

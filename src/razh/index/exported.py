@@ -55,7 +55,7 @@ class ExportedNetwork:
         self._names = given.name, made.name
 
     def classes(self) -> ClassFacts:
-        """Return the attributes of the classes that it knows, and which it was trained on."""
+        """Return what it knows of classes."""
         if self._classes is None:
             return ClassFacts(np.zeros((0, 0), np.float32), [])
         return ClassFacts.of_json(self._classes)

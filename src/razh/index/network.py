@@ -88,7 +88,7 @@ class Network(Protocol):
     def tells_why(self) -> bool: ...  # noqa: D102
 
     def classes(self) -> ClassFacts:
-        """Return the attributes of the classes that it knows, and which it was trained on."""
+        """Return what it knows of classes."""
 
     def view(self, image: Path | Pixels) -> Pixels:
         """Return what it sees (3, S, S) of an image file, or of pixels (H, W, 3).

@@ -209,9 +209,12 @@ def find_each(
     """Return the nearest images of each query, see `find`, ordered as `ranking` says."""
     first = max(top, RERANKED) if ranking.features else top
     hits = find(gallery, queries.names, queries.codes, queries.rows, first, within, engine, spare, queries.logits)
-    if queries.features is None:
+    if not ranking.features:
         return hits
     kept = features_of(gallery)
+    if queries.features is None:
+        raise ValueError("--rerank=features: a description has features where the archive has images of training "
+                         "classes; add some, or leave it out")  # fmt: skip
     return [by_features(one, query, kept, top) for one, query in zip(hits, queries.features, strict=True)]
 
 

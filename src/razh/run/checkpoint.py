@@ -4,11 +4,13 @@ import importlib
 import logging
 import pkgutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from razh import backbones, datamodules, methods
@@ -16,19 +18,28 @@ from razh.backbones.timm import TimmBackbone
 from razh.datamodules import synthetic
 from razh.method import CLASS_FACTS, HashingMethod
 from razh.run.folder import LAST
-from razh.support.files import check_sums
+from razh.support.files import ArrayFile, check_sums, digest_of, write_arrays
 
 log = logging.getLogger(__name__)
 SCHEMA = 6
+CLASSES = "classes.npz"  # beside a checkpoint
 NO_PROGRESS = {"images": 0, "train_seconds": 0.0, "fit_seconds": 0.0, "resumed": 0}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A method with its trained weights, and the facts that were saved with it."""
+    """A method with its trained weights, and what was saved with it.
+
+    Attributes:
+        method: in evaluation mode.
+        info: facts by name.
+        class_logits: mean logits (C, L) of the images of the training classes, NaN for those that nobody looked at;
+            None where nothing is known.
+    """
 
     method: HashingMethod
     info: dict[str, Any]
+    class_logits: NDArray[np.float32] | None = None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -100,7 +111,51 @@ def load(path: Path, device: str = "cpu") -> Loaded:
             names a class that would have to be imported, or a network that would have to be fetched.
     """
     content = read(path)
-    return build(content["razh"], content["state_dict"], path, device)
+    loaded = build(content["razh"], content["state_dict"], path, device)
+    return (
+        loaded if loaded.class_logits is not None else replace(loaded, class_logits=_kept_logits(path, loaded.method))
+    )
+
+
+def keep_class_logits(path: Path, classes: Tensor, logits: Tensor) -> None:
+    """Write beside a checkpoint what its codes make of the training classes.
+
+    Args:
+        path: of the checkpoint.
+        classes: ids (C,).
+        logits: mean logits (C, L) of their images.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    arrays = {"classes": classes.numpy(), "logits": logits.numpy(), "checkpoint": np.array(digest_of(path))}
+    write_arrays(path.with_name(CLASSES), arrays)
+
+
+def _kept_logits(path: Path, method: HashingMethod) -> NDArray[np.float32] | None:
+    """Return what `keep_class_logits` wrote of this very checkpoint."""
+    file = path.with_name(CLASSES)
+    if not file.is_file():
+        return None
+    try:
+        with ArrayFile(file) as kept:
+            if str(kept.read("checkpoint")) != digest_of(path):
+                return None  # of another checkpoint of the run
+            classes, logits = (torch.from_numpy(kept.read(name)) for name in ("classes", "logits"))
+        return _by_class(classes, logits, method)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        log.warning("%s is damaged and is not used (%s)", file, error)
+        return None
+
+
+def _by_class(classes: Tensor, logits: Tensor, method: HashingMethod) -> NDArray[np.float32] | None:
+    """Return logits (C, L) in the order of the training classes, NaN where there are none."""
+    trained = method.train_classes.cpu().tolist()
+    at = {label: row for row, label in enumerate(classes.tolist())}
+    if logits.shape != (len(classes), method.bits) or not at.keys() & set(trained):
+        return None
+    unknown = torch.full((method.bits,), torch.nan)
+    return torch.stack([logits[at[label]] if label in at else unknown for label in trained]).float().numpy()
 
 
 def build(info: dict[str, Any], state: dict[str, Any], path: Path, device: str = "cpu") -> Loaded:
@@ -128,7 +183,13 @@ def build(info: dict[str, Any], state: dict[str, Any], path: Path, device: str =
         raise ValueError(
             f"checkpoint {path} does not fit its own configuration: {str(error).splitlines()[-1]}"
         ) from None
-    return Loaded(method.eval().to(device), info)
+    method.eval()
+    centres = None
+    if method.collection is not None:  # its centres of classes are what images of them come to
+        code = method.collection
+        named = code.classes >= 0
+        centres = _by_class(code.classes[named], code.of_directions(code.centres[named]).detach(), method)
+    return Loaded(method.to(device), info, centres)
 
 
 def _build(info: dict[str, Any], state: dict[str, Any]) -> HashingMethod:

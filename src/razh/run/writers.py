@@ -2,12 +2,12 @@
 
 import json
 
-import numpy as np
 from rich.console import Console
 
 from razh.retrieval.report import START, left_out, notes, table
+from razh.run.checkpoint import keep_class_logits
 from razh.run.result import RunResult
-from razh.support.files import digest_of, write_arrays, write_text
+from razh.support.files import write_text
 
 __all__ = ["ClassesFile", "CodesFile", "MetricsFile", "ResultTable", "WhereCodesAre", "shown"]
 
@@ -23,7 +23,6 @@ PARTS = (
     "attributes/zero_shot/naming", "attributes/zero_shot/hash",
 )  # fmt: skip
 CODES = "codes.npz"
-CLASSES = "classes.npz"
 
 
 class CodesFile:
@@ -36,18 +35,16 @@ class CodesFile:
 
 
 class ClassesFile:
-    """Writes `classes.npz` beside the checkpoint that was trained and tested: what its codes make of training classes.
+    """Writes beside the checkpoint of a run what its codes make of the training classes.
 
     With it, attributes can be searched for where there is no image of a training class.
     """
 
     def write(self, result: RunResult) -> None:
-        """Write ids of classes, their mean logits (C, L), and the checkpoint's digest."""
-        found, checkpoint = result.class_logits, result.selection.path
-        if found is None or not len(result.data.attribute_names) or checkpoint is None or not checkpoint.is_file():
-            return
-        arrays = {"classes": found[0].numpy(), "logits": found[1].numpy()}
-        write_arrays(checkpoint.with_name(CLASSES), arrays | {"checkpoint": np.array(digest_of(checkpoint))})
+        """Write it, where attributes are known; codes fitted to a collection say it themselves."""
+        path, adapted = result.selection.path, result.method.collection is not None
+        if result.class_logits and len(result.data.attribute_names) and path and path.is_file() and not adapted:
+            keep_class_logits(path, *result.class_logits)
 
 
 class WhereCodesAre:

@@ -205,12 +205,16 @@ class Searcher:
         if not self.attribute_names:
             return "the checkpoint knows no attributes"
         known = self._known(now)
-        return "" if len(known.attributes) >= FEWEST else "the archive has images of fewer than 3 training classes"
+        return (
+            ""
+            if len(known.attributes) >= FEWEST
+            else "neither the archive nor the folder of the checkpoint knows 3 training classes"
+        )
 
     def _known(self, now: Snapshot) -> Known:
         assert self.model is not None
         network = self.model.network
-        known: Known = self._facts.of(("known", now.serial), lambda: known_classes(now, network))
+        known: Known = self._facts.of(("known", now.serial), lambda: known_classes(network, now))
         return known
 
     # --------------------------------------------------------------------------------------------------- what is asked
