@@ -284,6 +284,9 @@ def section(results: Results, pictures: Mapping[str, str], level: int = 2) -> st
     return "\n\n".join(parts) + "\n"
 
 
+SHOWN = 0.0005  # of a lead that is shown in tenths of a percent
+
+
 def _mean_words(results: Results) -> str:
     """Return what the mean's deviation is, and how far the best method is from the next one at each length."""
     means, several = over_protocols(results.table, results.means), len(set(results.means.values())) > 1
@@ -294,8 +297,8 @@ def _mean_words(results: Results) -> str:
     )
     for (name, bits), of_bits in means[means["ranked"]]["mean"].groupby(level=["protocol", "bits"], sort=False):
         order = of_bits.droplevel(["protocol", "bits"]).sort_values(ascending=False, kind="stable")
-        if len(order) > 1:
-            lead = order.iloc[0] / order.iloc[1] - 1
+        lead = order.iloc[0] / order.iloc[1] - 1 if len(order) > 1 else 0.0
+        if lead >= SHOWN:
             of_setting = f", {name}," if several else ""
             text += f" At {bits} bits{of_setting} `{order.index[0]}` is {lead:+.1%} from `{order.index[1]}`."
     return text
