@@ -125,7 +125,7 @@ def test_codes_are_compared_with_classes_where_there_are_some(onnx, photos, tmp_
 def onnx(trained, monkeypatch):
     """A checkpoint, and a switch that makes its graphs wrong; graphs are made once."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason='needs pip install "razh[export]"')
+        pytest.importorskip(name, reason='needs pip install ".[export]"')
     forward = graph._Graph.forward
     wrong = []
     monkeypatch.setattr(graph._Graph, "forward", lambda self, images: forward(self, images) * (-1 if wrong else 1))

@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Blocked())
 @pytest.fixture(scope="session")
 def onnx_folder(reading, tmp_path_factory):
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason='needs pip install "razh[export]"')
+        pytest.importorskip(name, reason='needs pip install ".[export]"')
     folder = tmp_path_factory.mktemp("exported") / "onnx"
     assert main(["export", str(reading), "--out", str(folder)]) == 0
     return folder

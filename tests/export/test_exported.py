@@ -92,7 +92,7 @@ raise SystemExit(main({["search", str(tmp_path / "archive"), "--describe", "head
 
 
 def test_a_served_archive_needs_no_torch(onnx_folder, photos, tmp_path, without_torch):
-    pytest.importorskip("fastapi", reason='needs pip install "razh[serve]"')
+    pytest.importorskip("fastapi", reason='needs pip install ".[serve]"')
     main(["index", str(photos), "--checkpoint", str(onnx_folder), "--out", str(tmp_path / "archive"), "--workers=0"])
     image = next(photos.rglob("*.png"))
     code = f"""
@@ -194,8 +194,8 @@ def test_damage_is_one_line(onnx_folder, tmp_path):
 
 
 def test_another_network_is_refused(tmp_path):
-    onnx = pytest.importorskip("onnx", reason='needs pip install "razh[export]"')
-    pytest.importorskip("onnxruntime", reason='needs pip install "razh[export]"')
+    onnx = pytest.importorskip("onnx", reason='needs pip install ".[export]"')
+    pytest.importorskip("onnxruntime", reason='needs pip install ".[export]"')
     value = [onnx.helper.make_tensor_value_info(name, 1, ["n", 3]) for name in ("x", "y")]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", value[:1], value[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)

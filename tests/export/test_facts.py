@@ -97,7 +97,7 @@ def test_weights_without_facts_and_folders_without_weights_are_refused(copy, tmp
 
 @pytest.mark.parametrize(("name", "revision"), [("hf://me/codes", None), ("hf://me/codes@v1.0", "v1.0")])
 def test_a_hub_is_asked_for_our_files_alone(name, revision, tensors_folder, monkeypatch):
-    hub = pytest.importorskip("huggingface_hub", reason='needs pip install "razh[export]"')
+    hub = pytest.importorskip("huggingface_hub", reason='needs pip install ".[export]"')
     asked = []
     monkeypatch.setattr(hub, "snapshot_download", lambda *given, **how: asked.append((given, how)) or tensors_folder)
     assert razh.load(name, device="cpu").bits == 12
@@ -109,7 +109,7 @@ def test_a_hub_is_asked_for_our_files_alone(name, revision, tensors_folder, monk
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
-    hub = pytest.importorskip("huggingface_hub", reason='needs pip install "razh[export]"')
+    hub = pytest.importorskip("huggingface_hub", reason='needs pip install ".[export]"')
 
     def gone(*_, **__):
         raise ConnectionError("no route\nto host")

@@ -18,7 +18,7 @@ from razh.run.checkpoint import Loaded
 
 pytestmark = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason='needs pip install "razh[export]"',
+    reason='needs pip install ".[export]"',
 )
 
 

@@ -28,8 +28,9 @@ The folder has
   razh.json    what it is, and the SHA-256 of the weights
   README.md    a model card: data, split, setting, figures of the run, licence notes
 `razh encode`, `index`, `search`, `serve` and `razh.load` take it, or model.onnx alone, as their checkpoint; ONNX needs
-no torch there, and gives codes alone: no features, no --why, no --precision. A machine that only encodes needs
-  pip install --no-deps razh && pip install onnxruntime numpy pillow rich filelock pyyaml
+no torch there, and gives codes alone: no features, no --why, no --precision. A machine that only encodes needs, in a
+checkout,
+  pip install --no-deps . && pip install onnxruntime numpy pillow rich filelock pyyaml
 On the Hugging Face hub the folder is hf://OWNER/NAME.
 
 ONNX is checked on codes: those of --check photos (up to 2,000, spread evenly), or of 64 drawn images, by the

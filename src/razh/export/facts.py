@@ -20,7 +20,6 @@ __all__ = [
     "CARD",
     "FACTS",
     "FORMAT",
-    "INSTALL",
     "WEIGHTS",
     "ClassFacts",
     "check_facts",
@@ -34,7 +33,6 @@ __all__ = [
 FORMAT = 1
 FACTS, CARD = "razh.json", "README.md"
 WEIGHTS = {"onnx": "model.onnx", "safetensors": "model.safetensors"}
-INSTALL = 'pip install "razh[export]"'
 _HUB = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # a Path has one slash where a text has two
 _NEEDED = {"bits": int, "image_size": int, "method": str, "checkpoint": str, "info": dict}
 
@@ -106,7 +104,7 @@ def _fetched(name: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise ImportError(f"hf://{name} needs huggingface_hub; {INSTALL}") from None
+        raise ImportError(f'hf://{name} needs a package; pip install "huggingface_hub>=0.25"') from None
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[FACTS, CARD, *WEIGHTS.values()]))
     except Exception as error:  # of the hub, the network, the disk

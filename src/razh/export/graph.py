@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from razh.export.facts import INSTALL
 from razh.method import HashingMethod
 
 __all__ = ["write_onnx"]
@@ -48,7 +47,7 @@ def write_onnx(path: Path, method: HashingMethod, metadata: str) -> None:
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise ImportError(f"--format=onnx needs onnx and onnxscript; {INSTALL}") from None
+        raise ImportError('--format=onnx needs packages; pip install "onnx>=1.17" "onnxscript>=0.5"') from None
     graph, side = _Graph(method).eval(), method.backbone.image_size
     images = torch.zeros(3, 3, side, side, dtype=torch.uint8)  # of one image or none a graph would say nothing
     with torch.no_grad():

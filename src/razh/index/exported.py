@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from razh.datamodules.pictures import picture_view, read_picture
-from razh.export.facts import INSTALL, ClassFacts, facts_beside, from_text
+from razh.export.facts import ClassFacts, facts_beside, from_text
 from razh.index.network import Batch, Encoded, Pixels
 from razh.index.options import MOST_WORKERS, Encoding, Precision
 from razh.retrieval.packing import pack
@@ -98,7 +98,7 @@ def _session(file: Path, device: str | None) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise ImportError(f"{file} needs onnxruntime; {INSTALL}") from None
+        raise ImportError(f'{file} needs a package; pip install "onnxruntime>=1.20"') from None
     kind, _, number = (device or "").partition(":")
     has_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if kind not in ("", "cpu", "cuda") or (kind == "cuda" and not has_gpu):
