@@ -119,14 +119,19 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
 
     def code_logits(self, batch: Batch) -> Tensor:
         """Return logits (B, L) whose signs are the codes: by what was fitted to a collection, if anything was."""
-        return self.hash_logits(batch) if self.collection is None else self.collection(self.description(batch))
+        return self.hash_logits(batch) if self.collection is None else self.collection(self.collection_input(batch))
 
     def description(self, batch: Batch) -> Tensor:
-        """Return what an image is described by (B, D), without a look at labels: what fits a collection sees it."""
+        """Return what an image is described by (B, D), without a look at labels."""
         return self.feature(batch)
 
-    description_array = "kept"
-    """Name of the array of `razh.features.arrays` that a description is made from by the network as it is."""
+    def collection_input(self, batch: Batch) -> Tensor:
+        """Return what codes of a collection are fitted to (B, E): the description, and what the method adds to it."""
+        return self.description(batch)
+
+    collection_array: str | None = "kept"
+    """Name of the array of `razh.features.arrays` that `collection_input` is made from; None where layers that were
+    trained make a part of it."""
 
     def codes(self, images: Tensor) -> Tensor:
         """Return the codes (B, L), bool, of uint8 images (B, 3, H, W).

@@ -59,7 +59,7 @@ def test_queries_are_not_read_and_labels_of_the_collection_are_not_looked_at(set
         return load(index)
 
     monkeypatch.setattr(data, "load_image", only_what_is_given)
-    for name in ("description", "hash_logits"):
+    for name in ("collection_input", "hash_logits"):
         made = getattr(method, name)
         monkeypatch.setattr(method, name, lambda batch, made=made: made(batch) if "label" not in batch else None)
     adapt(method, data)

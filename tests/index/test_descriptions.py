@@ -19,10 +19,23 @@ def test_descriptions_and_logits_are_those_of_the_method(kind, freeze, make_meth
     rows = describe(method, pictures, "describing")
     at = np.array([3, 0])
     with torch.inference_mode():
-        expected = method.description({"image": images[at]})
+        expected = method.collection_input({"image": images[at]})
         logits = method.hash_logits({"image": images[at]})
     assert rows.shape == (5, expected.shape[1])
     assert np.allclose(rows[at], expected, atol=2e-2)
     assert torch.allclose(rows.logits(at), logits, atol=5e-2)
     monkeypatch.setattr("razh.index.descriptions.compute", None)  # all are cached
     assert np.array_equal(describe(method, pictures, "again")[at], rows[at])
+
+
+def test_attributes_that_were_read_are_kept_for_their_checkpoint_alone(make_method, make_backbone, monkeypatch):
+    backbone = make_backbone("test_efficientnet", split=2, freeze="all")
+    first, second = (make_method(RAZH, backbone).eval() for _ in range(2))
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    pictures = Pictures([f"image {i}" for i in range(3)], images.__getitem__, 0)
+    rows, at = {method: describe(method, pictures, "describing") for method in (first, second)}, np.arange(3)
+    width = backbone.feature_dim
+    assert np.array_equal(rows[first][at][:, :width], rows[second][at][:, :width])
+    assert not np.allclose(rows[first][at][:, width:], rows[second][at][:, width:], atol=1e-2)
+    monkeypatch.setattr(RAZH, "hash_logits", None)  # its codes come from the same pass
+    assert rows[first].logits(at).shape == (3, first.bits)

@@ -167,3 +167,27 @@ def test_it_trains_in_mixed_precision(method, make_batch):
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.tools.parameters())
+
+
+def test_codes_of_a_collection_see_the_attributes_that_were_read(method, make_batch):
+    method.eval()
+    batch = make_batch()
+    rows, width = method.collection_input(batch), method.backbone.feature_dim
+    assert rows.shape == (8, width + 8)
+    torch.testing.assert_close(rows[:, :width], F.normalize(method.description(batch), dim=1))
+    torch.testing.assert_close(rows[:, width:], 0.5 * F.normalize(method.read_attributes(batch).strength, dim=1))
+    assert method.collection_array is None
+    unlabelled = {name: value for name, value in batch.items() if name != "label"}
+    assert torch.equal(method.collection_input(unlabelled), rows)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"code": {"collection_attributes": 0.0}}, {"weights": {"attributes": 0.0}}],
+    ids=["off", "none are read"],
+)
+def test_without_them_codes_of_a_collection_see_the_description(changes, make_method, make_backbone, make_batch):
+    method = make_method(RAZH, make_backbone(split=2), attribute_groups=GROUPS, **changes).eval()
+    batch = make_batch()
+    assert torch.equal(method.collection_input(batch), method.description(batch))
+    assert method.collection_array == "kept"

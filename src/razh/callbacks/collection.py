@@ -57,7 +57,7 @@ def adapt(method: HashingMethod, data: ZeroShotDataModule) -> None:
         data: in a setting with unlabelled images.
     """
     split = data.split
-    rows = _made(method, data, split.unlabelled, method.description)
+    rows = _made(method, data, split.unlabelled, method.collection_input)
     known = _known(method, data)
     if len(rows) >= FEWEST_IMAGES:
         before = _made(method, data, split.unlabelled, method.hash_logits)
@@ -76,7 +76,7 @@ def _known(method: HashingMethod, data: ZeroShotDataModule) -> Known:
     attributes = method.class_attributes.cpu().float()
     unseen = torch.tensor(split.unseen_classes if split.describes_unseen else (), dtype=torch.int64)
     return Known(
-        torch.from_numpy(_made(method, data, split.train, method.description)),
+        torch.from_numpy(_made(method, data, split.train, method.collection_input)),
         torch.from_numpy(np.searchsorted(trained.numpy(), data.labels[split.train])),
         attributes[trained],
         attributes[unseen] if len(unseen) else None,

@@ -1,7 +1,8 @@
-"""What a network makes of any images, kept in the feature cache: what codes are fitted to."""
+"""What codes of a collection are fitted to, kept in the feature cache."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from razh import __version__
 from razh.datamodules.files.integrity import cache_folder, check_images
 from razh.datamodules.images import TRANSFORM, evaluation_view, read_image
 from razh.datamodules.items import CachedRows
 from razh.features.arrays import ARRAYS, compute
 from razh.features.arrays import Source as Features
-from razh.features.store import CacheFolder, row_keys
+from razh.features.store import CacheFolder, Shapes, row_keys
 from razh.index.options import MOST_WORKERS
 from razh.index.sources import Source
 from razh.method import HashingMethod
@@ -69,27 +71,39 @@ def _read(files: Sequence[Any], size: int, max_megapixels: float, position: int)
 
 
 class Descriptions:
-    """Descriptions (n, D) of images as `HashingMethod.description` gives them; rows are read when they are asked for.
+    """What codes of a collection are fitted to (n, E), as `HashingMethod.collection_input` gives it.
+
+    Rows are read when they are asked for.
 
     Args:
         method: that hashes images.
         pictures: the images.
         array: name of the cached array.
         cached: its rows (1, n, …).
+        logits: hash logits by the method itself (1, n, L), where they are cached, too.
     """
 
-    def __init__(self, method: HashingMethod, pictures: Pictures, array: str, cached: CachedRows) -> None:
-        self.method, self.pictures, self.array, self.cached = method, pictures, array, cached
+    def __init__(
+        self,
+        method: HashingMethod,
+        pictures: Pictures,
+        array: str,
+        cached: CachedRows,
+        logits: CachedRows | None = None,
+    ) -> None:
+        self.method, self.pictures, self.array, self.cached, self._logits = method, pictures, array, cached, logits
         self.shape = (cached.shape[1], cached.shape[-1])
 
     def __getitem__(self, at: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """Return the rows (B, D) at these positions (B,)."""
+        """Return the rows (B, E) at these positions (B,)."""
         rows = np.asarray(self.cached[np.zeros_like(at), at], dtype=np.float32)
         return rows.mean(axis=1) if rows.ndim == 3 else rows  # of several views, the mean
 
     @torch.inference_mode()
     def logits(self, at: NDArray[np.int64]) -> Tensor:
         """Return the hash logits (B, L) by the method itself of the images at these positions (B,)."""
+        if self._logits is not None:
+            return torch.from_numpy(np.asarray(self._logits[np.zeros_like(at), at]))
         device, found = self.method.device, []
         for some in np.array_split(at, -(-len(at) // BATCH)):
             name = "feature" if self.array == "kept" else self.array  # of a frozen network they are the same
@@ -102,7 +116,7 @@ class Descriptions:
 
 
 def describe(method: HashingMethod, pictures: Pictures, what: str) -> Descriptions:
-    """Return the descriptions of images; only those that are not in the cache yet are computed.
+    """Return what codes of images are fitted to; only what is not in the cache yet is computed.
 
     A row is found by the content of its image, and marked when it is whole: work that was interrupted goes on.
 
@@ -114,9 +128,8 @@ def describe(method: HashingMethod, pictures: Pictures, what: str) -> Descriptio
     Raises:
         OSError: the cache cannot be written, or an image cannot be read any more.
     """
-    array = ARRAYS[method.description_array]
-    source = Features(method.backbone, TRANSFORM, method.backbone.image_size, method.views, method.view_size)
-    store = CacheFolder(cache_folder() / array.key.folder(source), {array.name: array.stored(source)})
+    made = _OfMethod(method) if method.collection_array is None else _OfNetwork(method)
+    store = CacheFolder(cache_folder() / made.folder, made.shapes)
     store.folder.parent.mkdir(parents=True, exist_ok=True)
     keys = row_keys(pictures.signatures, 0)
     with FileLock(store.folder.with_name(f"{store.folder.name}.lock")):
@@ -130,8 +143,51 @@ def describe(method: HashingMethod, pictures: Pictures, what: str) -> Descriptio
             log.info("%s: %d of %d are cached in %s", what, len(keys) - len(absent), len(keys), store.folder)
         loader = _loader(pictures, absent)
         for position, images in track(loader, what, len(loader)):
-            store.write(rows[position.numpy()], compute([array], source, images, method.device))
-    return Descriptions(method, pictures, array.name, store.rows(array.name, rows[None]))
+            store.write(rows[position.numpy()], made.compute(images))
+    first, *others = (store.rows(name, rows[None]) for name in made.shapes)
+    return Descriptions(method, pictures, next(iter(made.shapes)), first, *others)
+
+
+class _OfNetwork:
+    """Rows that the network alone makes: every checkpoint of the same network finds them."""
+
+    def __init__(self, method: HashingMethod) -> None:
+        assert method.collection_array is not None, "asked before"
+        self.method, self.array = method, ARRAYS[method.collection_array]
+        self.source = Features(method.backbone, TRANSFORM, method.backbone.image_size, method.views, method.view_size)
+        self.folder = self.array.key.folder(self.source)
+        self.shapes: Shapes = {self.array.name: self.array.stored(self.source)}
+
+    def compute(self, images: Tensor) -> dict[str, NDArray[Any]]:
+        """Return the rows of uint8 images (B, 3, S, S), by the name of the array."""
+        return compute([self.array], self.source, images, self.method.device)
+
+
+class _OfMethod:
+    """Rows that layers have a part in which were trained: only this checkpoint finds them, and its own codes with them.
+
+    Both are made by one pass of the network.
+    """
+
+    def __init__(self, method: HashingMethod) -> None:
+        self.method = method
+        digest = hashlib.sha256(f"{__version__} {TRANSFORM}".encode())
+        for name, tensor in sorted(method.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        self.folder = f"{method.backbone.name.replace('/', '_')}-checkpoint-{digest.hexdigest()[:16]}"
+        side = method.backbone.image_size
+        rows = self.compute(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        self.shapes: Shapes = {name: (value.shape[1:], str(value.dtype)) for name, value in rows.items()}
+
+    @torch.inference_mode()
+    def compute(self, images: Tensor) -> dict[str, NDArray[Any]]:
+        """Return the rows of uint8 images (B, 3, S, S), by name."""
+        batch = {"image": images.to(self.method.device)}
+        if not self.method.views:
+            batch["patches"] = self.method.patches(batch)
+        rows, logits = self.method.collection_input(batch), self.method.hash_logits(batch)
+        return {"rows": rows.half().cpu().numpy(), "logits": logits.float().cpu().numpy()}
 
 
 def _loader(pictures: Pictures, positions: NDArray[np.int64]) -> DataLoader[tuple[Tensor, Tensor]]:

@@ -35,7 +35,8 @@ class RAZHWeights(Weights):
     reconstruction: NonNegative = 0.0
 
 
-CODE, PARTS = Code(attributes=0.5, untrained_attributes=2.0), Parts(order="attributes_first")
+CODE = Code(attributes=0.5, untrained_attributes=2.0, collection_attributes=0.5)
+PARTS = Parts(order="attributes_first")
 MATCHING, MIXING, WEIGHTS = Matching(), Mixing(), RAZHWeights()
 
 
@@ -51,7 +52,8 @@ class RAZH(TermMethod):
     - **attributes first** (our reading of "part alignment"): every attribute belongs to a part, by its name or learned;
       parts and background compete for every place; an attribute is read from the patches of its part alone, and told
       apart by the class's attributes (`weights.attributes`); once that has been learned, the code starts from the
-      feature and from the attributes that were read (`code.attributes`), which it sees at test, too;
+      feature and from the attributes that were read (`code.attributes`), which it sees at test, too, and codes of an
+      unlabelled collection are fitted to both (`code.collection_attributes`);
     - `parts.order=parts_first`: soft assignment to shared centres with a background slot (guess; asked for by the users
       of this project), each part matched with its nearest positive attribute afterwards;
     - straight-through nearest positive attribute, and the alignment term (guess; off by default);

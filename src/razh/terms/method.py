@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from razh.features.arrays import ARRAYS
 from razh.layers.attributes import (
@@ -161,9 +162,22 @@ class TermMethod(TermHost):
         return self.encoder.describe(Step(self, batch))
 
     @property
-    def description_array(self) -> str:  # type: ignore[override]
-        """Name of the array that a description is made from by the network as it is."""
-        return self.encoder.reference
+    def tells_collection(self) -> bool:
+        """Whether codes of a collection are fitted to attributes that were read, too."""
+        return self.reads_attributes and self.code.collection_attributes > 0 and "reader" in self.tools
+
+    def collection_input(self, batch: Batch) -> Tensor:
+        """Return what codes of a collection are fitted to (B, E): the description, of length 1, and attributes read."""
+        if not self.tells_collection:
+            return self.description(batch)
+        step = Step(self, batch)
+        told = self.code.collection_attributes * F.normalize(step.read, dim=-1)
+        return torch.cat([F.normalize(self.encoder.describe(step), dim=-1), told], dim=1)
+
+    @property
+    def collection_array(self) -> str | None:  # type: ignore[override]
+        """Name of the array that `collection_input` is made from; None where attributes that were read belong to it."""
+        return None if self.tells_collection else self.encoder.reference
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return every term that has a weight, by its name."""

@@ -37,6 +37,8 @@ class Code:
         attributes: length of the attributes that were read, which the hash head sees behind the description; an image's
             description has about length 1. 0 for none; they need `weights.attributes`.
         untrained_attributes: the same where the network has no trained weights, whose features tell less.
+        collection_attributes: length of the attributes that were read in what codes of a collection are fitted to,
+            beside a description of length 1. 0 for none.
         responses: the hash head also sees how near the nearest `part`, or `patch`, comes to each attribute. auto: the
             method's own choice where the network trains from random initialisation, else `none`.
         similarity_space: what `similarity` keeps is the cosine of centred descriptions as they are (`feature`), or of
@@ -61,6 +63,7 @@ class Code:
     posteriors: Literal["auto", "none", "training", "described"] = "auto"
     attributes: NonNegative = 0.0
     untrained_attributes: NonNegative = 0.0
+    collection_attributes: NonNegative = 0.0
     responses: Literal["auto", "none", "part", "patch"] = "auto"
     similarity_space: Literal["auto", "feature", "whitened"] = "auto"
     attribute_share: Share = 0.0
