@@ -107,7 +107,7 @@ class Step:
         positive, parts = method.positive[self.batch["label"]], vectors.shape[1]
         if "reader" not in tools:
             return FoundParts(vectors, assignment, tools.matcher(vectors, method.attribute_vectors, positive))
-        similarity = tools.reader.similarity(self.read_of(self.patches), parts)
+        similarity = tools.reader.similarity(self.read_own, parts)
         return FoundParts(vectors, assignment, tools.matcher.choose(similarity, positive, tools.reader.among(parts)))
 
     @cached_property
@@ -132,11 +132,18 @@ class Step:
             return None
         return length * F.normalize(self.read.detach(), dim=-1)
 
+    @cached_property
+    def read_own(self) -> Tensor:
+        """Standardised attributes (B, M) that parts of the images themselves tell."""
+        places = self.patches[:, self.method.backbone.prefix :]
+        return self.method.tools.reader(places, self.clustered[1])  # type: ignore[no-any-return]
+
     def read_of(self, patches: Tensor) -> Tensor:
-        """Return standardised attributes (B, M) of patches (B, prefix + N, D)."""
+        """Return standardised attributes (B, M) of the patches (B, prefix + N, D) of one sight."""
+        if patches is self.patches:
+            return self.read_own
         tools, places = self.method.tools, patches[:, self.method.backbone.prefix :]
-        assignment = self.clustered[1] if patches is self.patches else tools.clustering(places)[1]
-        return tools.reader(places, assignment)  # type: ignore[no-any-return]
+        return tools.reader(places, tools.clustering(places)[1])  # type: ignore[no-any-return]
 
     @property
     def match(self) -> Match:

@@ -230,7 +230,7 @@ class TermMethod(TermHost):
         assignment = step.clustered[1]
         places = reader.places(step.patches[:, self.backbone.prefix :], assignment)
         part = reader.shares(assignment.shape[-1] - 1).argmax(dim=-1)
-        return ReadAttributes(step.read_of(step.patches), places, assignment, part)
+        return ReadAttributes(step.read_own, places, assignment, part)
 
     @property
     def attribute_sources(self) -> tuple[str, ...]:
