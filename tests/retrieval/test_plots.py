@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from razh.figures.plots import distance_figure, precision_recall_figure, save_figure
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import evaluate
-from razh.retrieval.plots import distance_figure, group_curves, precision_recall_figure, save_figure
+from razh.retrieval.report import group_curves
 
 
 def test_curves_are_drawn_with_labels_from_the_first_rank_on():

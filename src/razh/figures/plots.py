@@ -12,13 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from razh.retrieval.evaluation import Evaluation
-from razh.retrieval.tasks import WORDS
 from razh.support.files import replacing
 
-__all__ = ["Curves", "distance_figure", "group_curves", "precision_recall_figure", "save_figure"]
+__all__ = ["Curves", "distance_figure", "precision_recall_figure", "save_figure"]
 
-Curves: TypeAlias = dict[str, tuple[ArrayLike, ArrayLike]]
+Curves: TypeAlias = Mapping[str, tuple[ArrayLike, ArrayLike]]
 """By name, mean precision (K,) and mean recall (K,) at the same ranks."""
 
 # Okabe and Ito's palette: told apart with every kind of colour vision.
@@ -34,24 +32,11 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def group_curves(result: Evaluation) -> Curves:
-    """Return the curve of every group of queries that searched the whole database, named with its mAP.
-
-    All seen classes together are left out where trained and validation classes have curves of their own.
-    """
-    left_out = {"zsl", *(["seen"] if "trained" in result.tasks or "validation" in result.tasks else [])}
-    return {
-        f"{WORDS[name]}, mAP {task.values['map'].mean():.3f}": (task.precision, task.recall)
-        for name, task in result.tasks.items()
-        if name not in left_out
-    }
-
-
-def precision_recall_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = "") -> Figure:
+def precision_recall_figure(curves: Curves, title: str = "") -> Figure:
     """Draw precision over recall, one point a rank.
 
     Args:
-        curves: by name, mean precision (K,) and mean recall (K,) as in `TaskResult`.
+        curves: by name, mean precision (K,) and mean recall (K,).
         title: above the axes.
     """
     figure, axes = _axes(5.0, 3.8)
