@@ -93,9 +93,8 @@ def make_split(
     validation, train, validation_query, validation_database = validation_lists(
         trainval, annotations.labels, seed, 0 if refit else validation_class_share, validation_image_share
     )
-    if protocol.as_released and (shared := len(np.intersect1d(query, database))):
-        notes.append(f"{shared} of {len(query)} queries are also in the database, as released")
-        log.warning("protocol %r: %s; do not compare with disjoint splits", name, notes[-1])
+    if protocol.as_released:
+        notes += _overlap(name, query, database)
     return ZeroShotSplit(
         protocol=name,
         setting=setting,
@@ -218,6 +217,16 @@ def _drawn_lists(
         else:
             database.append(np.setdiff1d(rows, chosen))
     return _joined(trainval), _joined(query), _joined(database)
+
+
+def _overlap(name: str, query: Rows, database: Rows) -> list[str]:
+    """Return a note of the queries that are in the database, too, and warn of them; nothing where there are none."""
+    shared = len(np.intersect1d(query, database))
+    if not shared:
+        return []
+    note = f"{shared} of {len(query)} queries are also in the database, as released"
+    log.warning("protocol %r: %s; do not compare with disjoint splits", name, note)
+    return [note]
 
 
 def _rows_by_class(rows: Rows, labels: Rows) -> list[tuple[int, Rows]]:

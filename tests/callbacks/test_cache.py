@@ -9,11 +9,11 @@ import torch
 
 from razh.backbones.views import MIRRORED, SIZES, views_key
 from razh.callbacks import cache
+from razh.callbacks import fill as filling
 from razh.callbacks.cache import FeatureCache
 from razh.datamodules.folder import FolderDataModule
 from razh.datamodules.synthetic.data import SyntheticDataModule
 from razh.features import arrays
-from razh.features import fill as filling
 from razh.features.arrays import CachedArray, Key, Source
 from razh.features.store import CacheFolder, row_keys
 from razh.methods.ce import CE

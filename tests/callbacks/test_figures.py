@@ -8,13 +8,13 @@ from PIL import Image
 
 from razh.backbones.timm import TimmBackbone
 from razh.callbacks.figures import Figures, draw
+from razh.callbacks.result import RunResult, Selection
 from razh.datamodules.synthetic.data import SyntheticDataModule
 from razh.methods.ce import CE
 from razh.methods.razh import RAZH
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Settings, evaluate
 from razh.retrieval.packing import pack
-from razh.run.result import RunResult, Selection
 
 ALL = {"classes", "distances", "parts", "precision_recall", "retrieval", "training"}
 

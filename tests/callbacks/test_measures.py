@@ -12,6 +12,7 @@ from torch import nn
 from razh.backbones.timm import TimmBackbone
 from razh.backbones.views import show
 from razh.callbacks.measures import PartMeasures
+from razh.callbacks.writers import PARTS, shown
 from razh.cli.main import main
 from razh.datamodules.cub import CUBDataModule
 from razh.datamodules.synthetic.data import SyntheticDataModule
@@ -22,7 +23,6 @@ from razh.methods.ce import CE
 from razh.methods.razh import RAZH
 from razh.retrieval.codes import Codes
 from razh.retrieval.packing import pack
-from razh.run.writers import PARTS, shown
 from tests.fake import write_cub
 from tests.methods.views import razh_views
 

@@ -8,8 +8,8 @@ import yaml
 
 from razh.cli.main import main
 from razh.export import graph
-from razh.export.checking import Check, compared
 from razh.methods.ce import CE
+from razh.retrieval.agreement import Check, compared
 from razh.support.files import digest_of, read_json
 from tests.commands.conftest import write_checkpoint
 

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def exported(method, path):
-    write_onnx(path, method.eval(), to_text(encoding_facts(Loaded(method, {"schema": 6}), "0" * 64)))
+    loaded = Loaded(method.eval(), {"schema": 6})
+    write_onnx(path, loaded, to_text(encoding_facts(loaded, "0" * 64)))
     return ExportedNetwork(path, "cpu")
 
 

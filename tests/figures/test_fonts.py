@@ -49,7 +49,7 @@ def test_characters_that_no_font_has_are_warned_of_once(caplog, tmp_path: Path):
     figure.text(0.1, 0.2, f"{NOWHERE}a")
     with caplog.at_level(logging.WARNING), warnings.catch_warnings():
         warnings.simplefilter("error")
-        canvas.save(figure, tmp_path / "a.png")
+        (tmp_path / "a.png").write_bytes(canvas.png(figure))
     assert len(caplog.records) == 1
     assert NOWHERE in caplog.text
     assert "install a font" in caplog.text
@@ -61,6 +61,6 @@ def test_figures_are_drawn_with_it(tmp_path: Path):
     axes = figure.subplots()
     axes.set_yticks([0, 1], labels=["Ani", ARC])
     axes.set_title("Ani")
-    canvas.save(figure, tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(canvas.png(figure))
     label = axes.get_yticklabels()[1]
     assert list(label.get_fontfamily()) == list(fonts.families(frozenset(ARC)))

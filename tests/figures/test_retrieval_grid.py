@@ -6,9 +6,9 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
+from razh.callbacks.shown import main_task, retrieval_rows
 from razh.figures.canvas import RIGHT, WRONG
 from razh.figures.choice import choose_images, choose_queries
-from razh.figures.collect import main_task, retrieval_rows
 from razh.figures.grid import Neighbour, RetrievalRow, retrieval_figure
 from razh.figures.names import readable, shortened, wrapped
 from razh.retrieval.codes import Codes

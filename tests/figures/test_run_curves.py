@@ -5,8 +5,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from razh.figures.canvas import DPI, WRONG, save
+from razh.figures.canvas import DPI, WRONG, png
 from razh.figures.curves import best_epoch, classes_figure, distances, precision_recall, training_figure
+from razh.support.files import write_bytes
 
 COUNTS = np.array([[0, 4], [10, 4], [90, 2]])
 
@@ -110,14 +111,14 @@ def test_of_many_classes_the_best_and_the_worst_are_shown():
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     figure = classes_figure(["a"], [0.5], [0.1])
     path = tmp_path / "new" / "classes.png"
-    save(figure, path)
+    write_bytes(path, png(figure))
     with Image.open(path) as image:
         assert image.size == (int(6.2 * DPI), int((0.21 + 1.25) * DPI))
         assert image.mode == "RGB"
     before = path.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
     with pytest.raises(OSError, match="no"):
-        save(figure, path)
+        write_bytes(path, png(figure))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["classes.png"]
 

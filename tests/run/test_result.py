@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from razh.backbones.timm import TimmBackbone
+from razh.callbacks.result import RunResult
+from razh.callbacks.writers import CodesFile, MetricsFile, ResultTable, WhereCodesAre
 from razh.datamodules.synthetic.data import SyntheticDataModule
 from razh.methods.ce import CE
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Settings, evaluate
 from razh.retrieval.packing import pack
 from razh.run.history import History
-from razh.run.result import RunResult
-from razh.run.writers import CodesFile, MetricsFile, ResultTable, WhereCodesAre
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from razh.benchmark.grid import safe
 from razh.benchmark.jobs import NOTHING, TUNING, best_trial
 from razh.benchmark.results import BAND, LEVEL, TASKS, Key, Results, column, over_protocols, summarise
 from razh.figures.benchmark import curves_figure, dots_figure
-from razh.figures.canvas import save
-from razh.support.files import read_json, write_text
+from razh.figures.canvas import png
+from razh.support.files import read_json, write_bytes, write_text
 from razh.support.progress import readable_time
 
 __all__ = ["draw", "fill_blocks", "headline", "section", "write_report", "write_tables"]
@@ -470,7 +470,7 @@ def draw(results: Results, folder: Path) -> dict[str, Path]:
             figure = curves_figure(results.table.loc[protocol].loc[lengths], chance, what(results), title)
         else:
             figure = _dots(results, (protocol, lengths[-1]), chance, title)
-        save(figure, path)
+        write_bytes(path, png(figure))
         drawn[protocol] = path
     return drawn
 

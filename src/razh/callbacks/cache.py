@@ -8,11 +8,11 @@ from typing import cast
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from razh.callbacks.fill import provide
 from razh.datamodules.base import ZeroShotDataModule
 from razh.datamodules.files.integrity import cache_folder
 from razh.datamodules.items import CachedRows
 from razh.features.arrays import CachedArray, Key, Source, compute, requested
-from razh.features.fill import provide
 from razh.features.store import CacheFolder
 from razh.method import HashingMethod
 

@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import distributed as dist
 
+from razh.callbacks.result import Selection
 from razh.run import preemption, random_state
 from razh.run.folder import LAST, whole
-from razh.run.result import Selection
 from razh.support.distributed import world
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,11 @@ from typing import Annotated
 import numpy as np
 from matplotlib.figure import Figure
 
+from razh.callbacks.result import RunResult
+from razh.callbacks.shown import main_task, part_pictures, retrieval_rows
 from razh.datamodules.base import ZeroShotDataModule
-from razh.figures.canvas import save
+from razh.figures.canvas import png
 from razh.figures.choice import choose_images
-from razh.figures.collect import main_task, part_pictures, retrieval_rows
 from razh.figures.curves import best_epoch, classes_figure, distances, precision_recall, training_figure
 from razh.figures.grid import retrieval_figure
 from razh.figures.parts import parts_figure
@@ -20,10 +21,10 @@ from razh.measures.abilities import FindsParts
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, TaskResult
 from razh.retrieval.health import d_prime
-from razh.retrieval.plots import group_curves
+from razh.retrieval.report import group_curves
 from razh.run.folder import FIGURES
-from razh.run.result import RunResult
 from razh.support.bounds import Bounded, Bounds
+from razh.support.files import write_bytes
 
 log = logging.getLogger(__name__)
 Shown = Annotated[int, Bounds(1, 1_000, instead="for no figures: --figures.enabled=false")]
@@ -132,7 +133,7 @@ def draw(folder: Path, makers: dict[str, Callable[[], Figure | None]]) -> list[s
             path.unlink(missing_ok=True)  # the picture of an earlier test would tell lies about this one
             figure = make()
             if figure is not None:
-                save(figure, path)
+                write_bytes(path, png(figure))
                 drawn.append(name)
         except Exception as error:  # whatever a picture fails of, the results are worth more
             if os.environ.get("RAZH_DEBUG") == "1":

@@ -13,10 +13,10 @@ from matplotlib import image as pictures
 
 import razh
 from razh.callbacks.checkpoint import BestCheckpoint
-from razh.figures.collect import main_task
+from razh.callbacks.result import RunResult, Selection
+from razh.callbacks.shown import main_task
 from razh.run.folder import FIGURES
 from razh.run.loggers import RunLogger
-from razh.run.result import RunResult, Selection
 from razh.support import environment
 
 COLUMNS: list[str | int] = ["class", "queries", "map", "chance"]

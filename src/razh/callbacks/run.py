@@ -21,6 +21,7 @@ from razh import __version__
 from razh.callbacks.cache import FeatureCache
 from razh.callbacks.checkpoint import BestCheckpoint
 from razh.callbacks.measures import PartMeasures
+from razh.callbacks.result import RunResult, Stage, Writer
 from razh.callbacks.retrieval import RetrievalEvaluation
 from razh.datamodules.base import ZeroShotDataModule
 from razh.method import HashingMethod
@@ -29,7 +30,6 @@ from razh.run.config import plain, saved_config
 from razh.run.folder import STATUS, SUBFOLDERS, busy
 from razh.run.history import History
 from razh.run.refit import Choice
-from razh.run.result import RunResult, Stage, Writer
 from razh.support import environment
 from razh.support.files import remove_leftovers, write_text
 

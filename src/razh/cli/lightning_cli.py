@@ -21,7 +21,9 @@ from omegaconf import OmegaConf
 from razh.callbacks.collection import CollectionAdaptation
 from razh.callbacks.epochs import EpochLines, StopAfter
 from razh.callbacks.logging import LogResult
+from razh.callbacks.result import Stage, Writer
 from razh.callbacks.run import RunParts, RunRecord
+from razh.callbacks.writers import ClassesFile, CodesFile, MetricsFile, ResultTable, WhereCodesAre
 from razh.cli.parse_errors import explain
 from razh.cli.trainer_help import GROUPS, LINKS
 from razh.datamodules.base import ZeroShotDataModule
@@ -32,9 +34,7 @@ from razh.run.checkpoint_io import CheckpointFiles
 from razh.run.config import plain, saved_config
 from razh.run.recipe import ALIASES, expand
 from razh.run.refit import Choice
-from razh.run.result import Stage, Writer
 from razh.run.trainer import Trainer, check_options
-from razh.run.writers import ClassesFile, CodesFile, MetricsFile, ResultTable, WhereCodesAre
 from razh.support import bounds, yaml_text
 from razh.support.distributed import settle
 from razh.support.terminal import UsageError

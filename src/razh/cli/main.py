@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from razh.run import preemption, recipe
@@ -139,7 +139,8 @@ def _dispatch(arguments: list[str]) -> int:
         return Status.USAGE
     command, rest = arguments[0], arguments[1:]
     if command in OTHER_COMMANDS:
-        return int(importlib.import_module(f"razh.commands.{command}").main(rest))
+        module = importlib.import_module(f"razh.commands.{command}")
+        return int(module.main(rest, TRAINER_FOR[command]) if command in TRAINER_FOR else module.main(rest))
     if command in TRAINER_COMMANDS:
         return _run_trainer(command, rest)
     if command in ("-h", "--help"):
@@ -153,6 +154,16 @@ def _dispatch(arguments: list[str]) -> int:
     known = [*TRAINER_COMMANDS, *OTHER_COMMANDS]
     hint = terminal.did_you_mean(command, known)
     raise UsageError(f"command {command} is unknown; {hint}choose from {', '.join(known)}")
+
+
+def _check_fits(lines: Iterable[list[str]]) -> None:
+    from razh.cli.lightning_cli import check_fits  # Lightning takes seconds to import
+
+    check_fits(lines)
+
+
+# What a command needs of the trainer's command line; it is handed over, since a command knows nothing of the others.
+TRAINER_FOR: dict[str, Callable[..., Any]] = {"reproduce": main, "sweep": _check_fits, "tune": _check_fits}
 
 
 def _show_menu() -> None:

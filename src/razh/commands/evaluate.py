@@ -10,10 +10,10 @@ from razh.retrieval.backends import BACKENDS, choose_backend
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, evaluate
 from razh.retrieval.reading import FORMS, ReadCodes, class_list, code_warnings, read_codes
-from razh.retrieval.report import left_out, notes, table
+from razh.retrieval.report import group_curves, left_out, notes, table
 from razh.retrieval.tasks import WORDS
 from razh.support.bounds import Bits, Finite, Radius, Rank, within
-from razh.support.files import given_path, write_json
+from razh.support.files import given_path, write_bytes, write_json
 from razh.support.terminal import Parser, Status, UsageError, console, suggest
 
 __all__ = ["main", "read_input"]
@@ -142,14 +142,15 @@ def _write(options: argparse.Namespace, codes: Codes, result: Evaluation, read: 
         content = result.as_dict(codes.class_names, per_query=options.per_query)
         write_json(options.json, {"notes": read.notes, "warnings": read.warnings, **content})
     # matplotlib takes a while to import
-    from razh.retrieval.plots import distance_figure, group_curves, precision_recall_figure, save_figure
+    from razh.figures.plots import distance_figure, in_format, precision_recall_figure
 
     if options.figure:
-        save_figure(precision_recall_figure(group_curves(result), f"{codes.bits} bits"), options.figure)
+        figure = precision_recall_figure(group_curves(result), f"{codes.bits} bits")
+        write_bytes(options.figure, in_format(figure, options.figure.name))
     if options.distance_figure:
         task = next(iter(result.tasks.values()))
         figure = distance_figure(task.counts[:, 1], task.counts[:, 0], f"{codes.bits} bits")
-        save_figure(figure, options.distance_figure)
+        write_bytes(options.distance_figure, in_format(figure, options.distance_figure.name))
     if options.save:
         codes.save(options.save)
 

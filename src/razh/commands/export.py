@@ -13,9 +13,9 @@ from razh.support.files import digest_of, given_path, write_json, write_text
 from razh.support.terminal import Parser, Status, console, suggest
 
 if TYPE_CHECKING:
-    from razh.export.checking import Check
     from razh.index.network import Network
     from razh.index.sources import Source
+    from razh.retrieval.agreement import Check
     from razh.run.checkpoint import Loaded
 
 __all__ = ["main"]
@@ -89,7 +89,7 @@ def _write(folder: Path, options: argparse.Namespace, photos: Source | None) -> 
     if options.format == "onnx":
         from razh.export.graph import write_onnx
 
-        write_onnx(file, loaded.method, to_text(facts))
+        write_onnx(file, loaded, to_text(facts))
     else:
         from razh.export.weights import save
 
@@ -110,8 +110,9 @@ def _checked(before: Any, file: Path, options: argparse.Namespace, photos: Sourc
     Raises:
         ValueError: more bits differ than may.
     """
-    from razh.export.checking import compared, drawn_images
+    from razh.export.drawn import drawn_images
     from razh.index.loading import open_network
+    from razh.retrieval.agreement import compared
 
     after, classes = open_network(file, "cpu"), list[str]()
     if photos is None:

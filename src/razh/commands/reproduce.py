@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,12 @@ class Difference:
     second: Any
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], razh: Callable[[list[str]], int]) -> int:
     """Run `razh reproduce` and return its exit status.
+
+    Args:
+        argv: arguments after `razh reproduce`.
+        razh: runs a command line and returns its exit status.
 
     Raises:
         FileNotFoundError: the run has no config.yaml or metrics.json.
@@ -55,8 +60,6 @@ def main(argv: list[str]) -> int:
             raise FileNotFoundError(f"no {name} in {run}; give the folder of a run that `razh train` has finished")
     if (again / "metrics.json").is_file():
         raise ValueError(f"{again} holds a run already; pass --into=FOLDER, or move it away")
-    from razh.cli.main import main as razh
-
     status = razh(["train", f"--config={run / 'config.yaml'}", f"--run_dir={again}", *passed])
     if status:
         return status

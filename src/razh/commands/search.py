@@ -23,7 +23,7 @@ from razh.index.options import Encoding, add_encoding_options
 from razh.index.output import FORMATS, as_text, because
 from razh.index.queries import Queries, Ranking, find_each, find_together, load_for, resolve
 from razh.support.bounds import PositiveShare, Radius, Rank, within
-from razh.support.files import given_path, given_text, write_text
+from razh.support.files import given_path, given_text, write_bytes, write_text
 from razh.support.terminal import Parser, Status, UsageError, console, counted, suggest
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def _draw(
 ) -> None:
     """Draw the first queries with their hits, and where what they share is, if that was asked for."""
     from razh.datamodules.pictures import picture_view, read_picture
-    from razh.figures.canvas import save
+    from razh.figures.canvas import png
     from razh.figures.grid import SIDE, Neighbour, RetrievalRow, retrieval_figure
     from razh.figures.why import Reason, WhyRow, why_figure
 
@@ -314,14 +314,14 @@ def _draw(
             WhyRow(picture(file), one.query, [reason(path, d, some[path]) for d, path in one.found[:FIGURE_COLUMNS]])
             for (one, file), some in zip(drawn, why, strict=False)
         ]
-        save(why_figure(told, title), options.figure)
+        write_bytes(options.figure, png(why_figure(told, title)))
         return
     rows = []
     for one, file in drawn:
         shown = one.found[:FIGURE_COLUMNS]
         found = [Neighbour(picture(gallery.file_of(path, options.images)), path, d) for d, path in shown]
         rows.append(RetrievalRow(picture(file), one.query, None, found))
-    save(retrieval_figure(rows, title), options.figure)
+    write_bytes(options.figure, png(retrieval_figure(rows, title)))
 
 
 def _parser() -> Parser:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ examples:
 """
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], check_fits: Callable[[Iterable[list[str]]], None]) -> int:
     """Run `razh sweep`.
 
     Args:
         argv: arguments after `razh sweep`.
+        check_fits: refuses command lines of `razh fit` that have an option which is none.
 
     Returns:
         0, or the status of W&B's client.
@@ -53,8 +55,6 @@ def main(argv: list[str]) -> int:
     if not options.sweep:
         raise UsageError(f"no sweep is named; give a file, or one of {', '.join(available())}")
     search = find(options.sweep)
-    from razh.cli.lightning_cli import check_fits
-
     check_fits(command_lines(search, fixed))
     log.info("sweep %s: %d parameters, all of them options", search.name, len(search.space.names))
     if options.check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,12 @@ examples:
 """
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], check_fits: Callable[[Iterable[list[str]]], None]) -> int:
     """Run `razh tune`.
 
     Args:
         argv: arguments after `razh tune`.
+        check_fits: refuses command lines of `razh fit` that have an option which is none.
 
     Returns:
         0; 1 if no trial has a value.
@@ -51,8 +53,6 @@ def main(argv: list[str]) -> int:
     if importlib.util.find_spec("optuna") is None:
         raise ModuleNotFoundError('`razh tune` needs Optuna; pip install "optuna>=4"')
     search = find(options.search)
-    from razh.cli.lightning_cli import check_fits
-
     check_fits(command_lines(search, fixed))
 
     from razh.tuning.study import Tuner

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from razh.method import HashingMethod
+from razh.run.checkpoint import Loaded
 
 __all__ = ["write_onnx"]
 
@@ -24,20 +24,20 @@ IMAGES, LOGITS = "images", "logits"
 class _Graph(nn.Module):
     """What is exported: code logits (n, L) of uint8 images (n, 3, S, S)."""
 
-    def __init__(self, method: HashingMethod) -> None:
+    def __init__(self, loaded: Loaded) -> None:
         super().__init__()
-        self.method = method
+        self.method = loaded.method
 
     def forward(self, images: Tensor) -> Tensor:
         return self.method.code_logits({"image": images}).float()
 
 
-def write_onnx(path: Path, method: HashingMethod, metadata: str) -> None:
-    """Write a method as ONNX, for any number of images at once.
+def write_onnx(path: Path, loaded: Loaded, metadata: str) -> None:
+    """Write the method of a checkpoint as ONNX, for any number of images at once.
 
     Args:
         path: of the file.
-        method: in evaluation mode, on the CPU.
+        loaded: the checkpoint, on the CPU.
         metadata: kept in the file under `razh`.
 
     Raises:
@@ -48,7 +48,7 @@ def write_onnx(path: Path, method: HashingMethod, metadata: str) -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise ImportError('--format=onnx needs packages; pip install "onnx>=1.17" "onnxscript>=0.5"') from None
-    graph, side = _Graph(method).eval(), method.backbone.image_size
+    graph, side = _Graph(loaded).eval(), loaded.method.backbone.image_size
     images = torch.zeros(3, 3, side, side, dtype=torch.uint8)  # of one image or none a graph would say nothing
     with torch.no_grad():
         graph(images)  # what a network measures of itself when it is asked first is no part of the graph
@@ -68,7 +68,7 @@ def write_onnx(path: Path, method: HashingMethod, metadata: str) -> None:
     except Exception as error:  # the exporter has a dozen types
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ValueError(
-            f"{type(method).__name__} cannot be exported to ONNX ({reason}); pass --format=safetensors"
+            f"{type(loaded.method).__name__} cannot be exported to ONNX ({reason}); pass --format=safetensors"
         ) from error
     _strip(made.model)
     made.model.metadata_props["razh"] = metadata

@@ -1,1 +1,1 @@
-"""What a frozen network makes of images, kept on disk: which arrays there are, how they lie there, who fills them."""
+"""What a frozen network makes of images, kept on disk: which arrays there are, and how they lie there."""

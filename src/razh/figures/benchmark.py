@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from razh.figures.canvas import INK, MUTED, RIGHT, WRONG
-from razh.retrieval.plots import COLOURS, MARKERS
+from razh.figures.plots import COLOURS, MARKERS
 
 __all__ = ["curves_figure", "dots_figure"]
 

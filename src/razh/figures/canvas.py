@@ -1,7 +1,7 @@
-"""A page measured in pixels, for pictures in rows; and how figures are written."""
+"""A page measured in pixels, for pictures in rows; and figures as PNG."""
 
+import io
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from razh.figures.fonts import families
-from razh.support.files import replacing
 
-__all__ = ["DPI", "INK", "MUTED", "RIGHT", "WRONG", "Canvas", "resized", "save"]
+__all__ = ["DPI", "INK", "MUTED", "RIGHT", "WRONG", "Canvas", "png", "resized"]
 
 # Okabe and Ito's blue and vermilion: told apart with every kind of colour vision.
 RIGHT, WRONG = "#0072B2", "#D55E00"
@@ -84,12 +83,8 @@ def resized(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG so that it is either the old one or the whole new one.
-
-    Raises:
-        OSError: the file cannot be written; nothing is left behind.
-    """
+def png(figure: Figure) -> bytes:
+    """Return the content of a PNG of a figure, in fonts that have all of its characters."""
     figure.set_dpi(DPI)
     texts: list[Any] = figure.findobj(Text)
     fonts = families(frozenset("".join(text.get_text() for text in texts)) - {"\n"})
@@ -100,5 +95,6 @@ def save(figure: Figure, path: Path) -> None:
         warnings.filterwarnings("ignore", message="Glyph")  # `families` says it once, and in one line
         canvas.draw()  # type: ignore[no-untyped-call]
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
-    with replacing(path) as part:
-        picture.save(part, format="PNG", optimize=True, dpi=(DPI, DPI))
+    content = io.BytesIO()
+    picture.save(content, format="PNG", optimize=True, dpi=(DPI, DPI))
+    return content.getvalue()

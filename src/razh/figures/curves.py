@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from razh.figures.canvas import INK, MUTED, RIGHT, WRONG
 from razh.figures.names import readable, shortened
-from razh.retrieval.plots import Curves, distance_figure, precision_recall_figure
+from razh.figures.plots import Curves, distance_figure, precision_recall_figure
 
 __all__ = ["best_epoch", "classes_figure", "distances", "precision_recall", "training_figure"]
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from razh.retrieval.plots import COLOURS
+from razh.figures.plots import COLOURS
 
 __all__ = ["OTHERS", "Line", "Style", "chart", "style_of"]
 

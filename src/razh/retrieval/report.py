@@ -1,16 +1,19 @@
-"""Tables of retrieval figures for the terminal, and what their words mean."""
+"""Tables of retrieval figures for the terminal, what their words mean, and curves by the names of their groups."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
 from razh.retrieval.evaluation import Evaluation, tie_band
+from razh.retrieval.tasks import WORDS
 
-__all__ = ["START", "chance_of", "check_fingerprints", "comparison_table", "left_out", "notes", "table"]
+__all__ = ["START", "chance_of", "check_fingerprints", "comparison_table", "group_curves", "left_out", "notes", "table"]
 
 
 START = "start/"  # figures of a run before its first training step, named like those under "test/"
@@ -156,3 +159,16 @@ def check_fingerprints(fingerprints: Mapping[str, str]) -> None:
     if len(set(fingerprints.values())) > 1:
         named = ", ".join(f"{name}: {print_[:12] or 'unknown'}" for name, print_ in fingerprints.items())
         raise ValueError(f"results have different split fingerprints ({named}); evaluate them on the same split")
+
+
+def group_curves(result: Evaluation) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """Return precision (K,) and recall (K,) of every group of queries of the whole database, named with its mAP.
+
+    All seen classes together are left out where trained and validation classes have curves of their own.
+    """
+    untold = {"zsl", *(["seen"] if "trained" in result.tasks or "validation" in result.tasks else [])}
+    return {
+        f"{WORDS[name]}, mAP {task.values['map'].mean():.3f}": (task.precision, task.recall)
+        for name, task in result.tasks.items()
+        if name not in untold
+    }

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its result, made once, and what is written and shown of it."""
+"""What a run needs and leaves behind: recipe, folder, configuration, checkpoints, devices, loggers."""

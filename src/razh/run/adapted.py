@@ -11,12 +11,10 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from torch import nn
 
 from razh import __version__
-from razh.backbones.timm import TimmBackbone
-from razh.collection.code import CollectionCode
 from razh.datamodules.base import ZeroShotDataModule
-from razh.methods.itq import ITQ
 from razh.run import checkpoint
 from razh.run.checkpoint import SCHEMA, Loaded
 from razh.run.recipe import config_file
@@ -70,7 +68,9 @@ def bare(backbone: str, weights: str | None, bits: int) -> tuple[dict[str, Any],
     if weights is not None:
         arguments |= {"checkpoint": weights, "pretrained": False}
     arguments["freeze"] = "all"
-    network = TimmBackbone(**arguments)
+    nested = {"class_path": "razh.backbones.timm.TimmBackbone", "init_args": arguments}
+    model = {"class_path": "razh.methods.itq.ITQ", "init_args": {"bits": bits, "backbone": nested}}
+    network = checkpoint.network_of(nested)
     if not network.has_weights:
         raise ValueError(f"--backbone={backbone} has no trained weights; pass --weights=FILE, or another backbone")
     facts: dict[str, Any] = {
@@ -78,12 +78,11 @@ def bare(backbone: str, weights: str | None, bits: int) -> tuple[dict[str, Any],
         "attribute_vectors": torch.zeros(0, 0),
         "train_classes": torch.zeros(0, dtype=torch.int64),
     }
-    method = ITQ(backbone=network, bits=bits, **facts)
-    nested = {"class_path": "razh.backbones.timm.TimmBackbone", "init_args": arguments}
+    method = checkpoint.method_of(model, network, facts)
     info = {
         "schema": SCHEMA,
         "version": __version__,
-        "model": {"class_path": "razh.methods.itq.ITQ", "init_args": {"bits": bits, "backbone": nested}},
+        "model": model,
         "dataset": None,
         "image_size": network.image_size,
         "class_names": [],
@@ -125,14 +124,14 @@ def data_of(path: Path, info: dict[str, Any]) -> ZeroShotDataModule | None:
     return data
 
 
-def save(path: Path, content: dict[str, Any], method: Any, code: CollectionCode, fitted: FittedTo) -> None:
+def save(path: Path, content: dict[str, Any], method: Any, code: nn.Module, fitted: FittedTo) -> None:
     """Write an adapted checkpoint: what is there already, whole or not at all.
 
     Args:
         path: of the file.
         content: of the checkpoint that is adapted.
         method: of it, which gets the code.
-        code: that fits the collection.
+        code: layer whose codes fit the collection.
         fitted: what it was fitted to.
 
     Raises:

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -194,16 +194,41 @@ def build(info: dict[str, Any], state: dict[str, Any], path: Path, device: str =
 
 def _build(info: dict[str, Any], state: dict[str, Any]) -> HashingMethod:
     """Return the untrained method that a checkpoint's configuration describes."""
-    config = info["model"]
-    arguments = dict(config["init_args"])
-    backbone = dict(arguments["backbone"]["init_args"])
-    had_weights = bool(backbone.get("pretrained") or backbone.get("checkpoint"))
+    backbone = info["model"]["init_args"]["backbone"]
+    had_weights = bool(backbone["init_args"].get("pretrained") or backbone["init_args"].get("checkpoint"))
     # The weights come from the checkpoint itself: the file or hub they once came from need not be there any more.
-    backbone |= {"pretrained": False, "checkpoint": None, "image_size": info["image_size"]}
-    network = class_at(arguments["backbone"]["class_path"], TimmBackbone)(**backbone)
+    network = network_of(backbone, pretrained=False, checkpoint=None, image_size=info["image_size"])
     network.has_weights = had_weights  # methods are built by it: what a network started from, not what it is now
-    arguments["backbone"] = network
-    arguments |= {name: state.get(name) for name in CLASS_FACTS}  # groups there need not be
+    return method_of(info["model"], network, {name: state.get(name) for name in CLASS_FACTS})  # None: no groups
+
+
+def network_of(config: Mapping[str, Any], **changes: Any) -> TimmBackbone:
+    """Return the network that a class path and its options describe.
+
+    Args:
+        config: `class_path` and `init_args`.
+        **changes: options in the place of those.
+
+    Raises:
+        ValueError: no such class, or an option that it refuses.
+        OSError: weights cannot be fetched.
+    """
+    network: TimmBackbone = class_at(config["class_path"], TimmBackbone)(**config["init_args"] | changes)
+    return network
+
+
+def method_of(config: Mapping[str, Any], network: TimmBackbone, facts: Mapping[str, Any]) -> HashingMethod:
+    """Return the untrained method that a class path and its options describe.
+
+    Args:
+        config: `class_path` and `init_args`; its backbone is not looked at.
+        network: in the place of that backbone.
+        facts: about the classes, by the names in `CLASS_FACTS`.
+
+    Raises:
+        ValueError: no such class, or an option that it refuses.
+    """
+    arguments = {**config["init_args"], **facts, "backbone": network}
     method: HashingMethod = class_at(config["class_path"], HashingMethod)(**arguments)
     return method
 

@@ -39,6 +39,7 @@ __all__ = [
     "remove_leftovers",
     "replacing",
     "write_arrays",
+    "write_bytes",
     "write_json",
     "write_text",
 ]
@@ -165,6 +166,16 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file at once."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file at once.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

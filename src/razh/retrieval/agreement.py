@@ -1,4 +1,4 @@
-"""Whether an exported network gives the codes of its checkpoint: bits that differ, and mAP before and after."""
+"""Whether a network gives the same images the codes that another gave: bits that differ, mAP before and after."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from razh.retrieval.hamming import histogram
 from razh.retrieval.metrics import average_precision
 
-__all__ = ["Check", "compared", "drawn_images"]
+__all__ = ["Check", "compared"]
 
-Pixels = NDArray[np.uint8]
+Packed = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Check:
         bits_differ: share of all bits.
         codes_differ: share of images with a bit that differs.
         map_before: mean average precision of each image against all others, where they have classes.
-        map_after: the same of the exported network's codes.
+        map_after: the same of the codes after.
     """
 
     images: int
@@ -53,12 +53,12 @@ class Check:
         return found
 
 
-def compared(before: Pixels, after: Pixels, bits: int, source: str, classes: Sequence[str] = ()) -> Check:
+def compared(before: Packed, after: Packed, bits: int, source: str, classes: Sequence[str] = ()) -> Check:
     """Compare packed codes (n, ceil(L / 8)) of the same images.
 
     Args:
-        before: by the checkpoint.
-        after: by the exported network.
+        before: by the one network, such as a checkpoint.
+        after: by the other, such as what was exported of it.
         bits: code length L.
         source: of the images, in words.
         classes: of the images, if they have any; one alone, or none with two images, has no mAP.
@@ -71,20 +71,7 @@ def compared(before: Pixels, after: Pixels, bits: int, source: str, classes: Seq
     return Check(len(before), source, float(differ.sum() / (len(before) * bits)), float((differ > 0).mean()), *maps)
 
 
-def _map(codes: Pixels, labels: NDArray[np.int64], bits: int) -> float:
+def _map(codes: Packed, labels: NDArray[np.int64], bits: int) -> float:
     """Return the mean average precision of each code (n, ceil(L / 8)) against all others, ties in the mean."""
     hist = histogram(codes, codes, labels, labels, bits, exclude=np.arange(len(codes)), backend="numpy")
     return float(average_precision(hist).mean())
-
-
-def drawn_images(count: int, side: int) -> list[Pixels]:
-    """Return images (H, W, 3) of coloured blots and grain, larger than what a network sees; the same at each call."""
-    from PIL import Image
-
-    random, images = np.random.default_rng(0), []
-    for _ in range(count):
-        shape = (int(side * random.uniform(1, 2)), int(side * random.uniform(1, 2)))
-        blots = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(blots).resize(shape[::-1], Image.Resampling.BICUBIC), dtype=np.float32)
-        images.append((smooth + random.normal(0, 12, smooth.shape)).clip(0, 255).astype(np.uint8))
-    return images

@@ -4,9 +4,9 @@ import json
 
 from rich.console import Console
 
+from razh.callbacks.result import RunResult
 from razh.retrieval.report import START, left_out, notes, table
 from razh.run.checkpoint import keep_class_logits
-from razh.run.result import RunResult
 from razh.support.files import write_text
 
 __all__ = ["ClassesFile", "CodesFile", "MetricsFile", "ResultTable", "WhereCodesAre", "shown"]

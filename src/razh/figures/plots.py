@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import TypeAlias
 
 import numpy as np
@@ -12,13 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from razh.retrieval.evaluation import Evaluation
-from razh.retrieval.tasks import WORDS
-from razh.support.files import replacing
+__all__ = ["Curves", "distance_figure", "in_format", "precision_recall_figure"]
 
-__all__ = ["Curves", "distance_figure", "group_curves", "precision_recall_figure", "save_figure"]
-
-Curves: TypeAlias = dict[str, tuple[ArrayLike, ArrayLike]]
+Curves: TypeAlias = Mapping[str, tuple[ArrayLike, ArrayLike]]
 """By name, mean precision (K,) and mean recall (K,) at the same ranks."""
 
 # Okabe and Ito's palette: told apart with every kind of colour vision.
@@ -34,24 +30,11 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def group_curves(result: Evaluation) -> Curves:
-    """Return the curve of every group of queries that searched the whole database, named with its mAP.
-
-    All seen classes together are left out where trained and validation classes have curves of their own.
-    """
-    left_out = {"zsl", *(["seen"] if "trained" in result.tasks or "validation" in result.tasks else [])}
-    return {
-        f"{WORDS[name]}, mAP {task.values['map'].mean():.3f}": (task.precision, task.recall)
-        for name, task in result.tasks.items()
-        if name not in left_out
-    }
-
-
-def precision_recall_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = "") -> Figure:
+def precision_recall_figure(curves: Curves, title: str = "") -> Figure:
     """Draw precision over recall, one point a rank.
 
     Args:
-        curves: by name, mean precision (K,) and mean recall (K,) as in `TaskResult`.
+        curves: by name, mean precision (K,) and mean recall (K,).
         title: above the axes.
     """
     figure, axes = _axes(5.0, 3.8)
@@ -92,16 +75,19 @@ def distance_figure(same: ArrayLike, other: ArrayLike, title: str = "") -> Figur
     return figure
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure; the suffix (.png, .pdf, .svg, …) is the format.
+def in_format(figure: Figure, name: str) -> bytes:
+    """Return the content of a file of a figure.
+
+    Args:
+        figure: to draw.
+        name: of the file; its suffix (.png, .pdf, .svg, …) is the format.
 
     Raises:
         ValueError: the suffix is no picture format.
-        OSError: the file cannot be written.
     """
-    target = Path(path)
-    formats = figure.canvas.get_supported_filetypes()
-    if target.suffix.lstrip(".") not in formats:
-        raise ValueError(f"figure is {target.name!r}; its suffix must be one of {', '.join(sorted(formats))}")
-    with replacing(target) as part:
-        figure.savefig(part, dpi=200, format=target.suffix.lstrip("."))
+    suffix, formats = PurePath(name).suffix.lstrip("."), figure.canvas.get_supported_filetypes()
+    if suffix not in formats:
+        raise ValueError(f"figure is {name!r}; its suffix must be one of {', '.join(sorted(formats))}")
+    content = io.BytesIO()
+    figure.savefig(content, dpi=200, format=suffix)
+    return content.getvalue()
