@@ -1,5 +1,7 @@
 """Tiny networks, facts and batches that many tests share."""
 
+import atexit
+import gc
 import logging
 import signal
 
@@ -11,6 +13,19 @@ CLASSES, ATTRIBUTES, VECTOR, SIZE = 6, 8, 5, 32
 
 # A suite that is started in the background ignores Ctrl-C, and so would the programs that its tests stop by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+atexit.register(gc.freeze)  # see `razh.__main__`
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Import what the tests need without looking for garbage, as `razh.support.processes.importing` does."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook

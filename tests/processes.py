@@ -32,7 +32,7 @@ SMALL = [
 """A run that ends in seconds, whatever is trained."""
 
 FORKS = multiprocessing.get_context("forkserver")
-PRELOAD = ["tests.processes", "razh.cli.lightning_cli", "razh.datamodules.synthetic.data", "faiss", "tests.warm"]
+PRELOAD = ["tests.warm"]
 FORKS.set_forkserver_preload(PRELOAD)
 
 

@@ -122,7 +122,9 @@ def leave_in_the_middle(rank, size, file):
 ENDS = """
 import json, os, sys
 from torch import distributed as dist
-from razh.cli.lightning_cli import RazhCLI
+from razh.support.processes import importing
+with importing("razh.cli.lightning_cli"):
+    from razh.cli.lightning_cli import RazhCLI
 from tests.support.test_distributed import hold_tensors, leave_in_the_middle
 
 def build(cli, command, arguments):
