@@ -1,20 +1,31 @@
 """Tiny networks, facts and batches that many tests share."""
 
+import atexit
+import gc
 import logging
 import signal
 
 import pytest
-import torch
 
-from razh.backbones.timm import TimmBackbone
-from tests.processes import ranks
+# torch and what needs it are imported where they are used: the process that hands tests to others runs none itself.
 
 CLASSES, ATTRIBUTES, VECTOR, SIZE = 6, 8, 5, 32
 
-
-torch.set_num_threads(1)  # also for fixtures of a whole module: sums of two threads differ in the last digit
 # A suite that is started in the background ignores Ctrl-C, and so would the programs that its tests stop by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+atexit.register(gc.freeze)  # see `razh.__main__`
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Import what the tests need without looking for garbage, as `razh.support.processes.importing` does."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
@@ -27,9 +38,19 @@ def pytest_xdist_make_scheduler(config, log):
     return None
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Also for fixtures of a whole module: sums of two threads differ in the last digit."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path, monkeypatch):
     """One thread, the same random numbers, caches in a folder of the test, no run folder from outside."""
+    import torch
+
     torch.set_num_threads(1)  # a test may have changed it
     torch.manual_seed(0)
     monkeypatch.setenv("RAZH_CACHE", str(tmp_path / "cache"))
@@ -44,6 +65,8 @@ def job(tmp_path):
     """Return a function that runs a command on some ranks and returns their exit statuses."""
 
     def run(size, *arguments, signals=None, fails=""):
+        from tests.processes import ranks
+
         return ranks(size, arguments, tmp_path, signals, fails)
 
     return run
@@ -52,6 +75,8 @@ def job(tmp_path):
 @pytest.fixture
 def facts():
     """Return what the data tells a method: six classes of eight attributes, the last two are unseen."""
+    import torch
+
     generator = torch.Generator().manual_seed(7)
     return {
         "class_attributes": torch.rand(CLASSES, ATTRIBUTES, generator=generator),
@@ -63,6 +88,7 @@ def facts():
 @pytest.fixture
 def make_backbone():
     """Return a factory of tiny networks for images of 32 pixels."""
+    from razh.backbones.timm import TimmBackbone
 
     def make(name="test_vit", split=0, image_size=SIZE, **arguments):
         return TimmBackbone(name, split=split, image_size=image_size, **arguments)
@@ -84,6 +110,7 @@ def make_method(facts, make_backbone):
 @pytest.fixture
 def make_batch():
     """Return a factory of batches of training classes; each class has a colour of its own."""
+    import torch
 
     def make(count=8, size=SIZE, seed=0):
         generator = torch.Generator().manual_seed(seed)

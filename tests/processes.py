@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +32,14 @@ SMALL = [
 """A run that ends in seconds, whatever is trained."""
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.processes", "razh.cli.lightning_cli", "razh.datamodules.synthetic.data"])
+PRELOAD = ["tests.warm"]
+FORKS.set_forkserver_preload(PRELOAD)
+
+
+def start_server():
+    """Start what processes are forked from; who asks first says what is loaded there, and a benchmark asks for less."""
+    FORKS.set_forkserver_preload(PRELOAD)
+    forkserver.ensure_running()
 
 
 def forked(target, *arguments, log=os.devnull, cwd=None, env=None):
@@ -62,6 +71,12 @@ def run_forked(command, env, stdout, **_):
 def razh(*arguments):
     """Be the command `razh`."""
     raise SystemExit(main(list(arguments)))
+
+
+def module(name, *arguments):
+    """Be `python -m NAME ARGUMENTS`, also for those that start themselves again on other devices."""
+    sys.argv[1:] = arguments
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def free_port():

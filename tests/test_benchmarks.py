@@ -1,11 +1,13 @@
 """What benchmarks/ checks on a GPU is right on the CPU, and refused in one line where there is no GPU."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.processes import forked
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -24,15 +26,24 @@ def test_counts_lists_and_gathered_rows_are_those_of_the_cpu(gpu):
     assert gpu.one_process("gloo", "cpu").startswith("gloo with one process")
 
 
+def script(path, *arguments):
+    """Be `python PATH ARGUMENTS`."""
+    sys.argv, sys.path[:0] = [str(path), *arguments], [str(path.parent)]
+    runpy.run_path(str(path), run_name="__main__")
+
+
 @pytest.mark.slow
 def test_a_training_is_compared_with_that_in_float32(gpu):
     small = ["--trainer.max_epochs=1", "--data.images_per_class=6", "--trainer.enable_progress_bar=false"]
+    small += ["--data.seen_classes=10", "--data.unseen_classes=4", "--data.image_size=32", "--backbone=test-vit"]
+    small += ["--measures.enabled=false"]
     assert gpu.trains("64-true", *small, "--trainer.accelerator=cpu").startswith("64-true: unseen mAP 0.")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_is_refused_in_one_line():
-    command = [sys.executable, FOLDER / "encoding.py", "--gpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 1
-    assert done.stderr.strip() == "--gpu: torch finds no CUDA device here; leave it out"
+def test_without_a_gpu_it_is_refused_in_one_line(tmp_path):
+    process = forked(script, FOLDER / "encoding.py", "--gpu", log=tmp_path / "log")
+    process.start()
+    process.join(120)
+    assert process.exitcode == 1
+    assert (tmp_path / "log").read_text().strip() == "--gpu: torch finds no CUDA device here; leave it out"

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ import torch
 from razh.cli.main import main
 from razh.run import devices
 from tests.failing import HOW
-from tests.processes import SMALL, free_port, said
+from tests.processes import SMALL, forked, free_port, module, said
 
 ROOT = Path(__file__).resolve().parents[1]
 # Everything of RAZH that does not draw random numbers or take the first images of a batch.
@@ -118,12 +116,14 @@ def test_rank_that_dies_takes_the_others_with_it(job, tmp_path, rank, how):
 @pytest.mark.slow
 def test_launcher_ends_with_the_error_of_a_rank(tmp_path):
     """With Lightning's own launcher; the error of the rank that failed is there to be read."""
-    command = [sys.executable, "-m", "razh", "train", *SMALL, "--method=ce", "--model=tests.failing.FailsOnOneRank"]
+    command = ["razh", "train", *SMALL, "--method=ce", "--model=tests.failing.FailsOnOneRank"]
     command += ["--data.batch_size=8", "--trainer.devices=2", f"--run_dir={tmp_path / 'run'}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAZH_TEST_FAILS": "1 raises", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode != 0
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    launcher = forked(module, *command, log=tmp_path / "log", cwd=ROOT, env=environment)
+    launcher.start()
+    launcher.join(200)
+    assert launcher.exitcode not in (0, None)
+    errors = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error")]
     assert "error on rank 1: image 17 is not to my taste" in errors
     assert not (tmp_path / "run/metrics.json").exists()
 
@@ -133,26 +133,29 @@ def test_two_nodes_of_torchrun(alone, tmp_path):
     """Two launchers on one machine, each with one process: what two nodes do."""
     given = ["-m", "razh", "train", *SMALL, "--method=ce", "--data.batch_size=6", "--trainer.devices=1"]
     given += ["--trainer.num_nodes=2", "--trainer.strategy=ddp", f"--run_dir={tmp_path / 'run'}"]
-    run = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    run = ["torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
     run += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    logs = tmp_path / "logs"
+    logs.mkdir()
     nodes = [
-        subprocess.Popen(
-            [*run, f"--node_rank={node}", *given], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-        )
+        forked(module, *run, f"--node_rank={node}", *given, log=logs / f"log{node}", cwd=ROOT, env=environment)
         for node in (1, 0)
     ]
     try:
-        outputs = [node.communicate(timeout=200)[1] for node in nodes]
+        for node in nodes:
+            node.start()
+        for node in nodes:
+            node.join(200)
     finally:
         for node in nodes:
             node.kill()
-    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert [node.exitcode for node in nodes] == [0, 0], said(logs)
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["environment/nodes"] == 2
     for one, many in zip(history(alone), history(tmp_path / "run"), strict=True):
         assert many["train/loss"] == pytest.approx(one["train/loss"], abs=1e-5)
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs", "run"]
 
 
 def fake_machine(monkeypatch, gpus, bf16=True):

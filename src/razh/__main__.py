@@ -1,10 +1,13 @@
 """`python -m razh` and the `razh` console script."""
 
+import atexit
+import gc
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    atexit.register(gc.freeze)  # the end of the interpreter looks for garbage in all of torch, which takes a second
     try:
         from razh.cli.main import main as run
 

@@ -15,6 +15,7 @@ from razh.benchmark.grid import grid_file, read_grid
 from razh.benchmark.jobs import train_job
 from razh.benchmark.runner import Runner
 from tests.benchmark import fake
+from tests.processes import start_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")]
 WORLD = {"data.seen_classes": 6, "data.unseen_classes": 3, "data.images_per_class": 6}
@@ -95,6 +96,7 @@ def result(folder):
 def test_a_forked_cell_computes_what_the_command_computes(tmp_path, method, seeds, options):
     grid = read_grid(grid_file("smoke"), options=SMALL | options).narrowed([method], [8], seeds, None)
     jobs = [train_job(cell, tmp_path / "out") for cell in grid.cells()]
+    start_server()
     outcome = Runner().run(jobs)
     assert (outcome.computed, outcome.failed) == (jobs, [])
     last = jobs[-1]

@@ -89,6 +89,7 @@ def test_what_looks_at_more_than_its_setting_is_refused(capsys, tmp_path):
 def test_a_run_in_a_setting_is_adapted_before_its_test_and_leaves_a_checkpoint_that_tests_alike(tmp_path, capsys):
     common = ["--dataset=synthetic", "--method=ce", "--backbone=tiny", "--data.images_per_class=30", "--bits=16"]
     common += ["--data.setting=both", "--trainer.max_epochs=1", "--data.seen_classes=8", "--data.unseen_classes=3"]
+    common += ["--figures.enabled=false"]  # nothing is asserted of them, and they are slow
     assert main(["train", *common, f"--run_dir={tmp_path / 'run'}"]) == 0
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert found["split/setting"] == "both"

@@ -150,6 +150,7 @@ def test_a_network_alone_has_codes_of_the_collection(collection, tmp_path, monke
         "--model.backbone.name=test_efficientnet",
         "--model.backbone.split=2",
         "--model.backbone.freeze=all",
+        "--figures.enabled=false",
     ]
     assert main(["test", *asked, f"--ckpt_path={out}", f"--run_dir={tmp_path / 'test'}"]) == 0
     assert json.loads((tmp_path / "test" / "metrics.json").read_text())["collection/adapted"]

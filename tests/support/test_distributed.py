@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -117,34 +118,59 @@ def leave_in_the_middle(rank, size, file):
     dist.destroy_process_group()
 
 
-@pytest.mark.ddp
-def test_threads_that_hold_tensors_do_not_abort_the_end_of_a_process(tmp_path):
-    """Without `settle` it was aborted in eight of eight tries."""
-    # Spawned: a fork of `tests.processes` leaves out what Python does at its end.
-    multiprocessing.spawn(leave_in_the_middle, args=(2, str(tmp_path / "meet")), nprocs=2, join=True)
-
-
-COMMAND = """
-import sys
+# A fork of `tests.processes` leaves out what Python does at its end; one of a script does it.
+ENDS = """
+import json, os, sys
 from torch import distributed as dist
-from razh.cli.lightning_cli import RazhCLI
-from tests.support.test_distributed import hold_tensors
+from razh.support.processes import importing
+with importing("razh.cli.lightning_cli"):
+    from razh.cli.lightning_cli import RazhCLI
+from tests.support.test_distributed import hold_tensors, leave_in_the_middle
 
 def build(cli, command, arguments):
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/command", rank=rank, world_size=2)
     hold_tensors(2)
 
 RazhCLI.__init__, RazhCLI.finish = build, lambda cli: None
-RazhCLI.run("train", [])
+ends = {
+    "process": lambda: leave_in_the_middle(rank, 2, f"{sys.argv[1]}/process"),
+    "command": lambda: RazhCLI.run("train", []),
+}
+statuses = {}
+for name, end in ends.items():
+    children = []
+    for rank in (0, 1):
+        children.append(os.fork())
+        if not children[-1]:
+            break
+    if not children[-1]:
+        end()
+        break
+    statuses[name] = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+else:
+    print(json.dumps(statuses))
 """
 
 
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """Exit statuses of two ranks that end with busy threads, of a plain process and of a command, and what was said."""
+    words = [sys.executable, "-c", ENDS, str(tmp_path_factory.mktemp("meet"))]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    return json.loads(done.stdout), done.stderr
+
+
 @pytest.mark.ddp
-def test_nor_the_end_of_a_command(tmp_path):
-    words = [sys.executable, "-c", COMMAND, str(tmp_path / "meet")]
-    ranks = [subprocess.Popen([*words, rank], cwd=ROOT, stderr=subprocess.PIPE, text=True) for rank in "01"]
-    said = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+def test_threads_that_hold_tensors_do_not_abort_the_end_of_a_process(ends):
+    """Without `settle` it was aborted in eight of eight tries."""
+    statuses, said = ends
+    assert statuses["process"] == [0, 0], said
+
+
+@pytest.mark.ddp
+def test_nor_the_end_of_a_command(ends):
+    statuses, said = ends
+    assert statuses["command"] == [0, 0], said
 
 
 def test_one_process_has_its_own_rows():

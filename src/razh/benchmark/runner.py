@@ -146,7 +146,7 @@ class Runner:
         forks = "forkserver" in multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks and self.program is razh:
-            context.set_forkserver_preload(["razh.cli.lightning_cli"])  # most of a small cell's time is imports
+            context.set_forkserver_preload(["razh.benchmark.preloaded"])
         return context
 
     def _start(self, context: Any, job: Job, slot: int) -> _Running:

@@ -123,6 +123,11 @@ class RazhCLI(LightningCLI):
         _restore_null(self.config)
         _check_bounds(plain(self.config[self.command]))
 
+    def _dump_config(self) -> None:
+        """Give plain values to a method that saves its hyper-parameters; the parser's dump is slow."""
+        if not hasattr(self, "config_dump"):
+            self.config_dump = plain(self.config[self.subcommand])
+
     def _parse_ckpt_path(self) -> None:
         """Take no hyper-parameters from a checkpoint: ours hold none, and it is read once, with its own checks."""
 

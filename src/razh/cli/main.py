@@ -13,6 +13,7 @@ from typing import Any
 from razh.run import preemption, recipe
 from razh.support import terminal
 from razh.support.files import expand_home
+from razh.support.processes import importing
 from razh.support.terminal import Status, UsageError
 
 TRAINER_COMMANDS = {
@@ -139,7 +140,8 @@ def _dispatch(arguments: list[str]) -> int:
         return Status.USAGE
     command, rest = arguments[0], arguments[1:]
     if command in OTHER_COMMANDS:
-        module = importlib.import_module(f"razh.commands.{command}")
+        with importing(f"razh.commands.{command}"):
+            module = importlib.import_module(f"razh.commands.{command}")
         return int(module.main(rest, TRAINER_FOR[command]) if command in TRAINER_FOR else module.main(rest))
     if command in TRAINER_COMMANDS:
         return _run_trainer(command, rest)
@@ -224,8 +226,9 @@ def _run_trainer(command: str, arguments: list[str]) -> int:
         return Status.DONE
     arguments = recipe.expand(arguments)
     # Lightning takes seconds to import: what can be refused before it is.
-    from razh.cli.lightning_cli import RazhCLI
-    from razh.run import folder as run_folder
+    with importing("razh.cli.lightning_cli"):
+        from razh.cli.lightning_cli import RazhCLI
+        from razh.run import folder as run_folder
 
     _quiet_libraries()
     sys.argv = [sys.argv[0], command, *arguments]  # Lightning's launcher starts the other ranks with it

@@ -1,11 +1,14 @@
 """The configuration of a run, as plain values and as it is saved."""
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 __all__ = ["plain", "saved_config"]
+
+_dumped: WeakKeyDictionary[LightningArgumentParser, tuple[str, str]] = WeakKeyDictionary()
 
 
 def plain(value: Any) -> Any:
@@ -27,5 +30,7 @@ def saved_config(parser: LightningArgumentParser, config: Any, *, fitting: bool)
     config.logger = None  # where a run was reported says nothing about it
     if "ckpt_path" in config and fitting:
         config.ckpt_path = None
-    text: str = parser.dump(config, skip_none=False)
-    return text
+    values = repr(plain(config))
+    if _dumped.get(parser, ("", ""))[0] != values:  # asked for twice a run, and the parser is slow
+        _dumped[parser] = values, parser.dump(config, skip_none=False)
+    return _dumped[parser][1]

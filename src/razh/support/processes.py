@@ -1,9 +1,31 @@
 """What this machine lets processes do; light, since commands ask before they import torch."""
 
+import contextlib
+import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 TAIL = 20_000  # bytes of a log that are looked through for the reason of a failure
+
+
+@contextlib.contextmanager
+def importing(module: str) -> Iterator[None]:
+    """Import a module, and all that it needs, without looking for garbage meanwhile: a quarter of the time of torch's.
+
+    What is there then stays as long as the process does and is not looked through again. A module that was imported
+    before is nothing to wait for, and what has been made since may well become garbage.
+    """
+    if module in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def cores() -> int:
