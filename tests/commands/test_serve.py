@@ -5,8 +5,7 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -16,6 +15,7 @@ pytest.importorskip("fastapi", reason='needs pip install "razh[serve]"')
 
 from razh.cli.main import main
 from tests.commands.conftest import photos, reading
+from tests.processes import forked, razh
 
 __all__ = ["photos", "reading"]
 
@@ -27,33 +27,38 @@ def archive(reading, photos, tmp_path):
 
 
 @pytest.fixture
-def start(archive):
+def start(archive, tmp_path):
     """Return a function that starts a server and returns it with the address that it prints."""
     started = []
 
     def run(*options):
-        command = [sys.executable, "-m", "razh", "serve", str(archive), "--port=0", *options]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                  env={**os.environ, "PYTHONUNBUFFERED": "1"})  # fmt: skip
+        server = forked(razh, "serve", str(archive), "--port=0", *options, log=tmp_path / "log")
+        server.start()
         started.append(server)
-        address = re.search(r"http://\S+", server.stdout.readline())
-        assert address, server.stderr.read()
+        until = time.monotonic() + 60
+        while not (address := re.search(r"http://\S+(?=\s)", said())):
+            assert server.is_alive(), said()
+            assert time.monotonic() < until, said()
+            time.sleep(0.05)
         return server, address[0]
+
+    def said():
+        return (tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""
 
     yield run
     for server in started:
         server.kill()
-        server.communicate()
+        server.join()
 
 
-def test_it_serves_until_ctrl_c(start):
+def test_it_serves_until_ctrl_c(start, tmp_path):
     server, address = start()
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
     with urllib.request.urlopen(f"{address}api/archive", timeout=30) as answer:
         assert json.load(answer)["images"] == 7
-    server.send_signal(signal.SIGINT)
-    _, told = server.communicate(timeout=30)
-    assert (server.returncode, "Traceback" in told) == (0, False)
+    os.kill(server.pid, signal.SIGINT)
+    server.join(30)
+    assert (server.exitcode, "Traceback" in (tmp_path / "log").read_text()) == (0, False)
 
 
 def test_other_hosts_need_the_token_that_is_printed(start):
