@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from razh.layers.attributes import AttributeChoice
 from razh.layers.reading import AttributeReader, CompetingParts, Standardise
 from razh.method import HashingMethod
-from razh.methods.razh import RAZH
+from razh.methods.razh import CODE, RAZH
 from razh.terms.base import Step
 
 GROUPS = torch.tensor([0, 0, 1, 1, 2, 2, 2, 0])  # of eight attributes
@@ -191,3 +191,9 @@ def test_without_them_codes_of_a_collection_see_the_description(changes, make_me
     batch = make_batch()
     assert torch.equal(method.collection_input(batch), method.description(batch))
     assert method.collection_array == "kept"
+
+
+@pytest.mark.parametrize(("weights", "classes", "told"), [(True, 39, 0.0), (True, 40, 0.5), (False, 5, 2.0)])
+def test_a_network_with_weights_tells_the_code_attributes_that_enough_classes_taught(weights, classes, told):
+    backbone = SimpleNamespace(frozen_with_weights=weights, has_weights=weights, freeze="all")
+    assert CODE.resolve(backbone, "part", classes, posteriors="none", responses="none").attributes == told

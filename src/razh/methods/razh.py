@@ -35,7 +35,7 @@ class RAZHWeights(Weights):
     reconstruction: NonNegative = 0.0
 
 
-CODE = Code(attributes=0.5, untrained_attributes=2.0, collection_attributes=0.5)
+CODE = Code(attributes=0.5, attributes_from=40, untrained_attributes=2.0, collection_attributes=0.5)
 PARTS = Parts(order="attributes_first")
 MATCHING, MIXING, WEIGHTS = Matching(), Mixing(), RAZHWeights()
 
@@ -135,6 +135,7 @@ class RAZH(TermMethod):
             code=chosen(CODE, code).resolve(
                 backbone,
                 parts.granularity,
+                len(kwargs["train_classes"]),
                 posteriors="training" if self.views else "none",
                 responses="none" if reads else "patch" if self.views else "part",
             ),

@@ -36,6 +36,8 @@ class Code:
             network with trained weights is frozen, else `none`.
         attributes: length of the attributes that were read, which the hash head sees behind the description; an image's
             description has about length 1. 0 for none; they need `weights.attributes`.
+        attributes_from: number of training classes from which on that is so; what few classes teach to read says little
+            of others. It does not count for `untrained_attributes`.
         untrained_attributes: the same where the network has no trained weights, whose features tell less.
         collection_attributes: length of the attributes that were read in what codes of a collection are fitted to,
             beside a description of length 1. 0 for none.
@@ -62,6 +64,7 @@ class Code:
     feature_classifier: Literal["semantic", "linear"] = "semantic"
     posteriors: Literal["auto", "none", "training", "described"] = "auto"
     attributes: NonNegative = 0.0
+    attributes_from: CountOrZero = 0
     untrained_attributes: NonNegative = 0.0
     collection_attributes: NonNegative = 0.0
     responses: Literal["auto", "none", "part", "patch"] = "auto"
@@ -78,6 +81,7 @@ class Code:
         self,
         backbone: TimmBackbone,
         granularity: Literal["part", "patch"],
+        classes: int,
         *,
         posteriors: Literal["none", "training"],
         responses: Literal["none", "part", "patch"],
@@ -87,11 +91,13 @@ class Code:
         Args:
             backbone: whether it is frozen, and has trained weights, decides.
             granularity: of the parts; where patches are parts of their own, patches respond.
+            classes: number of training classes.
             posteriors: of a frozen network with trained weights.
             responses: where a network trains from random initialisation.
         """
         frozen, knows = backbone.frozen_with_weights, backbone.has_weights
         chosen: Any = self.responses
+        told = self.attributes if classes >= self.attributes_from else 0.0
         if chosen == "auto":
             chosen = responses if backbone.freeze == "none" and not knows else "none"
         return dataclasses.replace(
@@ -101,7 +107,7 @@ class Code:
             similarity_space=("whitened" if frozen else "feature")
             if self.similarity_space == "auto"
             else self.similarity_space,
-            attributes=self.attributes if knows else self.untrained_attributes,
+            attributes=told if knows else self.untrained_attributes,
             attribute_share=self.attribute_share if knows else self.untrained_attribute_share,
             enough_classes=self.enough_classes if knows else 0,
         )
