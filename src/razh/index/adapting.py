@@ -126,14 +126,15 @@ def adapt(
             f"--describe={described} needs the training images, from which descriptions become directions; "
             "adapt the checkpoint where its run and data are, or leave --describe out"
         )
-    known, shared = (None, 0) if data is None else _known(loaded, data, new, pictures)
-    rows = describe(method, pictures, "describing the collection")
+    origin = "" if start.checkpoint is None else digest_of(start.checkpoint)
+    known, shared = (None, 0) if data is None else _known(loaded, data, new, pictures, origin)
+    rows = describe(method, pictures, "describing the collection", origin)
     verdict = None
     if start.checkpoint is not None:
         verdict = trial(rows, rows.logits, method.bits, known, clusters=clusters, seed=seed)
         if not verdict.better:
             return Adapted(None, verdict, problems, shared)
-    fitted = _fit(out, content, loaded, rows, known, new[0] if new else [], start.checkpoint, clusters, seed)
+    fitted = _fit(out, content, loaded, rows, known, new[0] if new else [], origin, clusters, seed)
     return Adapted(fitted, verdict, problems, shared)
 
 
@@ -175,13 +176,17 @@ def read_described(path: Path, info: dict[str, Any], trained: Sequence[str] = ()
 
 
 def _known(
-    loaded: Loaded, data: ZeroShotDataModule, described: tuple[list[str], torch.Tensor] | None, pictures: Pictures
+    loaded: Loaded,
+    data: ZeroShotDataModule,
+    described: tuple[list[str], torch.Tensor] | None,
+    pictures: Pictures,
+    origin: str,
 ) -> tuple[Known, int]:
     """Return what is known of the seen classes, and how many images of the collection are training images."""
     method, train = loaded.method, data.split.train
     signatures = [data.image_signatures()[row] for row in train]
     load = partial(_load, data, train)
-    rows = describe(method, Pictures(signatures, load, 0), "describing the training images")
+    rows = describe(method, Pictures(signatures, load, 0), "describing the training images", origin)
     classes, names = method.train_classes.cpu(), loaded.info["class_names"]
     new, strengths = described or ([], None)
     known = Known(
@@ -205,7 +210,7 @@ def _fit(
     rows: Descriptions,
     known: Known | None,
     names: list[str],
-    origin: Path | None,
+    origin: str,
     clusters: int | None,
     seed: int,
 ) -> FittedTo:
@@ -218,7 +223,7 @@ def _fit(
         described=names,
         lapsed=[names[at] for at in fit.lapsed],
         clusters=fit.clusters,
-        origin="" if origin is None else digest_of(origin),
+        origin=origin,
         seed=seed,
     )
     adapted.save(out, content, loaded.method, fit.code, fitted)

@@ -115,7 +115,7 @@ class Descriptions:
         return torch.cat(found)
 
 
-def describe(method: HashingMethod, pictures: Pictures, what: str) -> Descriptions:
+def describe(method: HashingMethod, pictures: Pictures, what: str, origin: str = "") -> Descriptions:
     """Return what codes of images are fitted to; only what is not in the cache yet is computed.
 
     A row is found by the content of its image, and marked when it is whole: work that was interrupted goes on.
@@ -124,11 +124,12 @@ def describe(method: HashingMethod, pictures: Pictures, what: str) -> Descriptio
         method: in evaluation mode.
         pictures: the images.
         what: they are, for the progress bar.
+        origin: SHA-256 of the method's checkpoint; its options make a difference, too, and weights do not tell them.
 
     Raises:
         OSError: the cache cannot be written, or an image cannot be read any more.
     """
-    made = _OfMethod(method) if method.collection_array is None else _OfNetwork(method)
+    made = _OfCheckpoint(method, origin) if method.collection_array is None else _OfNetwork(method)
     store = CacheFolder(cache_folder() / made.folder, made.shapes)
     store.folder.parent.mkdir(parents=True, exist_ok=True)
     keys = row_keys(pictures.signatures, 0)
@@ -163,19 +164,17 @@ class _OfNetwork:
         return compute([self.array], self.source, images, self.method.device)
 
 
-class _OfMethod:
+class _OfCheckpoint:
     """Rows that layers have a part in which were trained: only this checkpoint finds them, and its own codes with them.
 
     Both are made by one pass of the network.
     """
 
-    def __init__(self, method: HashingMethod) -> None:
+    def __init__(self, method: HashingMethod, origin: str) -> None:
+        assert origin, "layers that were trained are those of a checkpoint"
         self.method = method
-        digest = hashlib.sha256(f"{__version__} {TRANSFORM}".encode())
-        for name, tensor in sorted(method.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        self.folder = f"{method.backbone.name.replace('/', '_')}-checkpoint-{digest.hexdigest()[:16]}"
+        key = hashlib.sha256(f"{__version__} {TRANSFORM} {origin}".encode()).hexdigest()[:16]
+        self.folder = f"{method.backbone.name.replace('/', '_')}-checkpoint-{key}"
         side = method.backbone.image_size
         rows = self.compute(torch.zeros(1, 3, side, side, dtype=torch.uint8))
         self.shapes: Shapes = {name: (value.shape[1:], str(value.dtype)) for name, value in rows.items()}

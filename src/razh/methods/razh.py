@@ -52,8 +52,9 @@ class RAZH(TermMethod):
     - **attributes first** (our reading of "part alignment"): every attribute belongs to a part, by its name or learned;
       parts and background compete for every place; an attribute is read from the patches of its part alone, and told
       apart by the class's attributes (`weights.attributes`); once that has been learned, the code starts from the
-      feature and from the attributes that were read (`code.attributes`), which it sees at test, too, and codes of an
-      unlabelled collection are fitted to both (`code.collection_attributes`);
+      feature and from the attributes that were read (`code.attributes`), which it sees at test, too, if enough classes
+      taught them (`code.attributes_from`); codes of an unlabelled collection are fitted to both
+      (`code.collection_attributes`);
     - `parts.order=parts_first`: soft assignment to shared centres with a background slot (guess; asked for by the users
       of this project), each part matched with its nearest positive attribute afterwards;
     - straight-through nearest positive attribute, and the alignment term (guess; off by default);
