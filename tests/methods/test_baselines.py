@@ -20,11 +20,14 @@ from razh.methods.greedyhash import GreedyHash
 from razh.methods.hashnet import HashNet
 from razh.methods.hyp2 import HyP2
 from razh.methods.mdsh import MDSH
+from razh.methods.mlzsh import MLZSH
 from razh.methods.orthohash import OrthoHash
 from razh.methods.semantic_ce import SemanticCE
 from razh.methods.supcon import SupCon
 
-METHODS = [ADSH, BiHalf, CSQ, DPN, DPSH, DSH, DTSH, GreedyHash, HashNet, HyP2, MDSH, OrthoHash, SemanticCE, SupCon]
+METHODS = [
+    ADSH, BiHalf, CSQ, DPN, DPSH, DSH, DTSH, GreedyHash, HashNet, HyP2, MDSH, MLZSH, OrthoHash, SemanticCE, SupCon,
+]  # fmt: skip
 OPTIONS = {  # terms that are off by default
     DPN: {"size_weight": 0.1},
     SemanticCE: {"quantization_weight": 0.1},

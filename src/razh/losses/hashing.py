@@ -210,6 +210,35 @@ def quantization_loss(logits: Tensor) -> Tensor:
     return (1 - logits.tanh().abs()).square().mean()
 
 
+def focal_quantization_loss(logits: Tensor, sharpness: float = 5.0, focus: float = 1.0) -> Tensor:
+    """Cross-entropy of a bit with its own sharper version, least of all where it is sure (Zou et al., TNNLS 2020).
+
+    Mean of −q (1 − p)^f log p − (1 − q) p^f log(1 − p) with p = σ(h) and q = σ(γ h).
+
+    Args:
+        logits: (B, L).
+        sharpness: γ.
+        focus: f.
+    """
+    p, q = logits.sigmoid(), (sharpness * logits).sigmoid()
+    on, off = (1 - p).pow(focus) * F.logsigmoid(logits), p.pow(focus) * F.logsigmoid(-logits)
+    return -(q * on + (1 - q) * off).mean()
+
+
+def ranking_loss(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the other classes n of log(1 + e^{s_n − s_y}), and over images; 0 of no image.
+
+    Args:
+        scores: s (B, C).
+        targets: y (B,).
+    """
+    if scores.shape[1] < 2 or not len(scores):
+        return scores.sum() * 0
+    own = scores.gather(1, targets[:, None])
+    others = torch.ones_like(scores).scatter(1, targets[:, None], 0.0)
+    return (F.softplus(scores - own) * others).sum(dim=1).mean() / (scores.shape[1] - 1)
+
+
 def bit_balance_loss(logits: Tensor) -> Tensor:
     """Squared mean of every bit over the batch, of logits (B, L): 0 where each bit splits the batch in half."""
     return logits.tanh().mean(dim=0).square().mean()
