@@ -34,6 +34,25 @@ def test_parts_compete_for_every_place():
     torch.testing.assert_close(vectors[0, 1], by_hand)
 
 
+@pytest.mark.parametrize(("layers", "reach"), [(1, 1), (2, 3), (3, 7)])
+def test_each_layer_of_context_looks_twice_as_far(layers, reach):
+    layer, patches = CompetingParts(5, parts=3, context=layers), torch.randn(1, 17 * 17, 5)
+    before = layer(patches)[1].reshape(17, 17, 4)
+    patches[0, 8 * 17 + 8] += 1.0  # the middle
+    rows, columns = (~torch.isclose(layer(patches)[1].reshape(17, 17, 4), before)).any(dim=-1).nonzero().T
+    assert (rows.min(), rows.max()) == (columns.min(), columns.max()) == (8 - reach, 8 + reach)
+
+
+@pytest.mark.parametrize(("options", "layers"), [({}, 3), ({"context": 2}, 2)])
+def test_a_network_without_trained_weights_is_given_more_context(make_method, make_backbone, options, layers):
+    method = make_method(RAZH, make_backbone(split=2), attribute_groups=GROUPS, parts=options)
+    assert len(method.tools.clustering.wider) == 2 * (layers - 1)
+    backbone = make_backbone(split=2)
+    backbone.has_weights = True
+    method = make_method(RAZH, backbone, attribute_groups=GROUPS, parts=options)
+    assert len(method.tools.clustering.wider) == 2 * (options.get("context", 1) - 1)
+
+
 def test_an_attribute_is_read_from_its_part_alone():
     reader = AttributeReader(5, STRENGTHS, 3, GROUPS).eval()
     patches, assignment = torch.randn(1, 9, 5), torch.zeros(1, 9, 4)

@@ -44,18 +44,23 @@ class CompetingParts(nn.Module):
     another lacks. Context decides where a part is (convolutions over the map), see `AttributeReader` for what it is.
     """
 
-    def __init__(self, dim: int, parts: int, width: int = 112) -> None:
+    def __init__(self, dim: int, parts: int, width: int = 112, context: int = 1) -> None:
         """Build the layer.
 
         Args:
             dim: width D of the patches.
             parts: number K of parts, besides the background.
-            width: of the layer in between.
+            width: of the layers in between.
+            context: number of those, each of which looks twice as far as the one before: n of them see 2^n − 1 places
+                in every direction.
         """
         super().__init__()
         self.parts = parts
         self.standardise = Standardise(dim)
         self.context = nn.Conv2d(dim, width, 3, padding=1)
+        steps = [2**layer for layer in range(1, context)]
+        wider = [(nn.GELU(), nn.Conv2d(width, width, 3, padding=step, dilation=step)) for step in steps]
+        self.wider = nn.Sequential(*(layer for pair in wider for layer in pair))
         self.maps = nn.Conv2d(width, parts + 1, 1)
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +70,7 @@ class CompetingParts(nn.Module):
         """
         side = math.isqrt(patches.shape[1])
         maps = self.standardise(patches).transpose(1, 2).unflatten(2, (side, side))
-        slots = self.maps(F.gelu(self.context(maps)))
+        slots = self.maps(F.gelu(self.wider(self.context(maps))))
         assignment = slots.flatten(2).transpose(1, 2).softmax(dim=-1)
         return part_vectors(patches, assignment[..., :-1]), assignment
 

@@ -118,7 +118,8 @@ class TermMethod(TermHost):
         backbone, parts, mixing = self.backbone, self.parts, self.mixing
         groups = self.attribute_groups if parts.order == "attributes_first" and parts.groups == "auto" else None
         count = parts.count if groups is None else int(groups.max()) + 1
-        clustering: Callable[[], nn.Module] = partial(CompetingParts, backbone.dim, count, parts.width)
+        context = parts.context or (1 if backbone.has_weights else 3)
+        clustering: Callable[[], nn.Module] = partial(CompetingParts, backbone.dim, count, parts.width, context)
         if parts.order == "parts_first":
             clustering = partial(
                 SoftPartClustering,

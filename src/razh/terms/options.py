@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from razh.support.bounds import Cosine, Count, CountOrZero, NonNegative, Positive, PositiveShare, Share, Side
+from razh.support.bounds import Bounds, Cosine, Count, CountOrZero, NonNegative, Positive, PositiveShare, Share, Side
 from razh.support.terminal import did_you_mean
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ class Parts:
         learning_share: share of the epochs in which parts learn to tell attributes; then the code starts from what they
             tell.
         width: of the layers that find parts and read attributes.
+        context: number of layers that tell attributes first where a part is, each of which looks twice as far as the
+            one before. 0: one where the network has trained weights, whose patches know of the whole image, else three.
         count: number K of parts, besides the background; attributes that name their parts say it themselves.
         background_centres: centres whose shares add up to the background.
         init: start the centres from k-means of training patches, or at random. Features of an untrained network are no
@@ -144,6 +146,7 @@ class Parts:
     read_from: Literal["part", "image"] = "part"
     learning_share: Share = 0.6
     width: Count = 112
+    context: Annotated[int, Bounds(0, 8)] = 0
     count: Count = 8
     background_centres: Count = 16
     init: Literal["kmeans", "random"] = "kmeans"
