@@ -142,15 +142,17 @@ def descriptions(world: World, seed: int) -> Iterator[tuple[str, Known]]:
 
 def figures(world: World, database: Rows, logits: Tensor, code: CollectionCode | None) -> dict[str, float]:
     """Return mAP of unseen queries by logits (n, L) of all images, and what described queries find by a code."""
-    packed, bits = pack((logits >= 0).numpy()), logits.shape[1]
+    signs, bits = (logits >= 0).numpy(), logits.shape[1]
+    packed = pack(signs)
     asked = {"": (packed[world.query], world.labels[world.query])}
     found = {}
     if code is not None and (code.classes[:, None] == torch.from_numpy(world.unseen)).any():
         ids = code.classes.tolist()
         told = code.of_directions(code.centres)
         queries = torch.stack([told[ids.index(c)] if c in ids else 0 * told[0] for c in world.unseen.tolist()])
-        asked["described "] = pack((queries >= 0).numpy()), world.unseen
-        distance = ((logits[world.query] >= 0)[:, None] != (queries >= 0)[None]).sum(dim=2).numpy()
+        described = (queries >= 0).numpy()
+        asked["described "] = pack(described), world.unseen
+        distance = (signs[world.query][:, None] != described[None]).sum(axis=2)
         right = np.searchsorted(world.unseen, world.labels[world.query])
         found["named"] = float(naming(distance, right)["accuracy"])
     for prefix, (rows, labels) in asked.items():

@@ -46,11 +46,11 @@ def test_each_layer_of_context_looks_twice_as_far(layers, reach):
 @pytest.mark.parametrize(("options", "layers"), [({}, 3), ({"context": 2}, 2)])
 def test_a_network_without_trained_weights_is_given_more_context(make_method, make_backbone, options, layers):
     method = make_method(RAZH, make_backbone(split=2), attribute_groups=GROUPS, parts=options)
-    assert len(method.tools.clustering.wider) == 2 * (layers - 1)
+    assert len(method.tools.clustering.wider) == layers - 1
     backbone = make_backbone(split=2)
     backbone.has_weights = True
     method = make_method(RAZH, backbone, attribute_groups=GROUPS, parts=options)
-    assert len(method.tools.clustering.wider) == 2 * (options.get("context", 1) - 1)
+    assert len(method.tools.clustering.wider) == options.get("context", 1) - 1
 
 
 def test_an_attribute_is_read_from_its_part_alone():

@@ -59,8 +59,7 @@ class CompetingParts(nn.Module):
         self.standardise = Standardise(dim)
         self.context = nn.Conv2d(dim, width, 3, padding=1)
         steps = [2**layer for layer in range(1, context)]
-        wider = [(nn.GELU(), nn.Conv2d(width, width, 3, padding=step, dilation=step)) for step in steps]
-        self.wider = nn.Sequential(*(layer for pair in wider for layer in pair))
+        self.wider = nn.ModuleList(nn.Conv2d(width, width, 3, padding=step, dilation=step) for step in steps)
         self.maps = nn.Conv2d(width, parts + 1, 1)
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +69,10 @@ class CompetingParts(nn.Module):
         """
         side = math.isqrt(patches.shape[1])
         maps = self.standardise(patches).transpose(1, 2).unflatten(2, (side, side))
-        slots = self.maps(F.gelu(self.wider(self.context(maps))))
+        seen = self.context(maps)
+        for layer in self.wider:  # added, so that edges stay where they are
+            seen = seen + layer(F.gelu(seen))
+        slots = self.maps(F.gelu(seen))
         assignment = slots.flatten(2).transpose(1, 2).softmax(dim=-1)
         return part_vectors(patches, assignment[..., :-1]), assignment
 
