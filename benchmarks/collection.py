@@ -170,11 +170,12 @@ def fitted(world: World, database: Rows, known: Known, seed: int) -> dict[str, f
     """Return figures of codes that are fitted to a collection if the trial says so."""
     rows, before = world.rows[database], world.before[torch.from_numpy(database)]
     bits = before.shape[1]
-    better = trial(rows, lambda at: before[torch.from_numpy(at)], bits, known, seed=seed).better
+    labelled = np.flatnonzero(np.isin(database, world.train))
+    verdict = trial(rows, lambda at: before[torch.from_numpy(at)], bits, known, labelled=labelled, seed=seed)
     code = fit_collection(rows, bits, known, seed=seed).code
     in_any_case = figures(world, database, code(torch.from_numpy(world.rows)), code)
-    used = in_any_case if better else figures(world, database, world.before, None)
-    return used | {"fitted": float(better), "in any case": in_any_case["unseen"]}
+    used = in_any_case if verdict.better else figures(world, database, world.before, None)
+    return used | {"fitted": float(verdict.better), "in any case": in_any_case["unseen"]}
 
 
 def cells(world: World, seed: int) -> Iterator[dict[str, float | str]]:

@@ -41,3 +41,20 @@ def test_noise_and_few_images_are_not():
     few = world.rows[::9][:40]
     weight, bias = itq(world.train, 16)
     assert not trial(few.numpy(), lambda at: few[at] @ weight.T + bias, 16).better
+
+
+def test_images_that_the_codes_were_trained_on_do_not_judge():
+    """Codes that know the label of half of the images, and nothing of the others."""
+    world = Collection()
+    known = torch.arange(len(world.rows)) % 4 < 2  # of each half
+    generator = torch.Generator().manual_seed(3)
+    by_heart = torch.randn(int(world.labels.max()) + 1, 16, generator=generator)[world.labels]
+    noise = torch.randn(len(world.rows), 16, generator=generator)
+    logits = torch.where(known[:, None], by_heart, noise)
+    labelled = known.nonzero().flatten().numpy()
+    options = (world.rows.numpy(), lambda at: logits[at], 16, world.known(world.described))
+    every, others = trial(*options), trial(*options, labelled=labelled)
+    assert others.better
+    assert others.before < every.before
+    most = trial(*options, labelled=range(len(world.rows) - 10))  # too few are left
+    assert most == every

@@ -44,12 +44,14 @@ def trial(
     known: Known | None = None,
     *,
     clusters: int | None = None,
+    labelled: NDArray[np.int64] | None = None,
     seed: int = 0,
 ) -> Verdict:
-    """Fit codes to half of a collection, and compare them with those that are there on the other half.
+    """Fit codes to each half of a collection, and compare them with those that are there on the other half.
 
     What belongs together is told by clusters of that other half, which nothing but its own images has a part in: where
-    there is no structure, what one half tells says nothing of the other.
+    there is no structure, what one half tells says nothing of the other. Images with labels do not judge, as long as
+    there are `FEWEST_IMAGES` others: codes that were trained on them are better there than anywhere else.
 
     Args:
         rows: descriptions (n, D), n ≥ `FEWEST_IMAGES`.
@@ -57,20 +59,28 @@ def trial(
         bits: code length L.
         known: see `fit_collection`, also for the rest.
         clusters: free clusters.
+        labelled: positions of training images in the collection.
         seed: of the fit.
     """
     chosen = positions(rows.shape[0], MOST)
-    others = chosen[1::2]
-    code = fit_collection(_Some(rows, chosen[::2]), bits, known, clusters=clusters, seed=seed).code
-    judged = torch.from_numpy(np.asarray(rows[others], dtype=np.float32))
-    z = Space(code.mean, code.whitening).directions(judged)
-    nothing = z[:0]
-    centres, _ = fit_centres(Anchors(nothing, nothing), [z], z, len(z) // PER_CLUSTER, seed)
-    labels = (z @ centres.T).argmax(dim=1)
-    old, new = (like_neighbours(labels, logits >= 0) for logits in (before(others), code(judged)))
-    gain = new - old
+    judges = np.setdiff1d(chosen, () if labelled is None else labelled)
+    if len(judges) < FEWEST_IMAGES:
+        judges = chosen
+    old, new = [], []
+    for half, other in ((chosen[::2], chosen[1::2]), (chosen[1::2], chosen[::2])):
+        code = fit_collection(_Some(rows, half), bits, known, clusters=clusters, seed=seed).code
+        others = np.intersect1d(other, judges)
+        judged = torch.from_numpy(np.asarray(rows[others], dtype=np.float32))
+        z = Space(code.mean, code.whitening).directions(judged)
+        nothing = z[:0]
+        centres, _ = fit_centres(Anchors(nothing, nothing), [z], z, max(len(z) // PER_CLUSTER, 1), seed)
+        labels = (z @ centres.T).argmax(dim=1)
+        old.append(like_neighbours(labels, before(others) >= 0))
+        new.append(like_neighbours(labels, code(judged) >= 0))
+    was, now = torch.cat(old), torch.cat(new)
+    gain = now - was
     better = gain.mean() > SURE * gain.std() / len(gain) ** 0.5
-    return Verdict(float(old.mean()), float(new.mean()), bool(better))
+    return Verdict(float(was.mean()), float(now.mean()), bool(better))
 
 
 @dataclass(frozen=True)

@@ -127,15 +127,16 @@ def adapt(
             "adapt the checkpoint where its run and data are, or leave --describe out"
         )
     origin = "" if start.checkpoint is None else digest_of(start.checkpoint)
-    known, shared = (None, 0) if data is None else _known(loaded, data, new, pictures, origin)
+    nothing = np.zeros(0, dtype=np.int64)
+    known, labelled = (None, nothing) if data is None else _known(loaded, data, new, pictures, origin)
     rows = describe(method, pictures, "describing the collection", origin)
     verdict = None
     if start.checkpoint is not None:
-        verdict = trial(rows, rows.logits, method.bits, known, clusters=clusters, seed=seed)
+        verdict = trial(rows, rows.logits, method.bits, known, clusters=clusters, labelled=labelled, seed=seed)
         if not verdict.better:
-            return Adapted(None, verdict, problems, shared)
+            return Adapted(None, verdict, problems, len(labelled))
     fitted = _fit(out, content, loaded, rows, known, new[0] if new else [], origin, clusters, seed)
-    return Adapted(fitted, verdict, problems, shared)
+    return Adapted(fitted, verdict, problems, len(labelled))
 
 
 def read_described(path: Path, info: dict[str, Any], trained: Sequence[str] = ()) -> tuple[list[str], torch.Tensor]:
@@ -181,8 +182,8 @@ def _known(
     described: tuple[list[str], torch.Tensor] | None,
     pictures: Pictures,
     origin: str,
-) -> tuple[Known, int]:
-    """Return what is known of the seen classes, and how many images of the collection are training images."""
+) -> tuple[Known, Rows]:
+    """Return what is known of the seen classes, and which images of the collection are training images."""
     method, train = loaded.method, data.split.train
     signatures = [data.image_signatures()[row] for row in train]
     load = partial(_load, data, train)
@@ -196,7 +197,7 @@ def _known(
         strengths,
         torch.cat([classes, torch.tensor([names.index(name) if name in names else -1 for name in new]).long()]),
     )
-    return known, len(set(signatures) & set(pictures.signatures))
+    return known, np.flatnonzero(np.isin(pictures.signatures, signatures))
 
 
 def _load(data: ZeroShotDataModule, rows: Rows, at: int) -> torch.Tensor:
