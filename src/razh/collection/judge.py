@@ -20,7 +20,9 @@ __all__ = ["FEWEST_IMAGES", "Verdict", "like_neighbours", "trial"]
 FEWEST_IMAGES = 40  # half of them are fitted to, half are judged by
 MOST = 6000  # images that a trial takes
 NEIGHBOURS = 10
-SURE = 1.0  # standard errors by which the new code must be better; fitted to half of the images, it is worse than it will be
+SURE = (
+    1.0  # standard errors by which the new code must be better; fitted to half the images it is worse than it will be
+)
 
 
 class Verdict(NamedTuple):
