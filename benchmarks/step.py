@@ -56,10 +56,11 @@ TRUNKS = {
 }
 DEFAULT = ("vit-tiny", "lite0", "lite0-frozen")
 
-PART_TERMS = ("orthogonality", "presence", "background", "entropy", "smoothness")
+GROUPS = 28  # parts that CUB's attributes name
+PART_TERMS = ("attributes", "orthogonality", "presence", "background", "entropy", "smoothness")
 STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (  # what is added, and the terms that do
     ("RAZH, hash terms only", ()),
-    ("+ parts and their terms", PART_TERMS),
+    ("+ parts, attributes read there, and their terms", PART_TERMS),
     ("+ matching and alignment", ("alignment",)),
     (AIMED, ("mix_hash",)),
     ("+ mix branch: the replaced pixels rebuilt", ("mix",)),
@@ -69,16 +70,21 @@ SWITCHED = tuple(term for _, terms in STEPS for term in terms)
 
 
 def methods(trunk: Trunk, batch: int) -> dict[str, Callable[[], HashingMethod]]:
-    """Return what builds CE and the stages of RAZH; a term that is off has weight 0, the others their default."""
+    """Return what builds CE and the stages of RAZH; of the terms that are switched, one is on or off."""
     shared = max(batch // 4, 1)  # 16 of 64, the default
     found: dict[str, Callable[[], HashingMethod]] = {"CE": lambda: CE(**_arguments(trunk))}
     on: tuple[str, ...] = ()
     for name, terms in STEPS:
         on += terms
-        off = {f"{term}_weight": 0.0 for term in SWITCHED if term not in on}
-        # Weights are left out here, but the networks stand for trained ones, whose codes have no part responses.
-        fixed = {"ramp_epochs": 0, "branch_images": shared, "part_responses": "none"}
-        found[name] = lambda off=off, fixed=fixed: RAZH(**_arguments(trunk), **fixed, **off)  # type: ignore[misc]
+        weights = {term: float(term in on) for term in SWITCHED}
+        # No weights are fetched, but the networks stand for trained ones: one layer of context, and no part responses.
+        groups = {
+            "weights": weights,
+            "parts": {"learning_share": 0.0, "context": 1},
+            "mixing": {"ramp_epochs": 0.0, "images": shared},
+            "code": {"responses": "none"},
+        }
+        found[name] = lambda groups=groups: RAZH(**_arguments(trunk), **groups)  # type: ignore[misc]
     return found
 
 
@@ -91,6 +97,7 @@ def _arguments(trunk: Trunk) -> dict[str, Any]:
         "class_attributes": attributes,
         "attribute_vectors": attributes[seen].T.contiguous(),
         "train_classes": seen,
+        "attribute_groups": torch.arange(ATTRIBUTES) % GROUPS,
         "bits": BITS,
     }
 

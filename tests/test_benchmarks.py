@@ -1,4 +1,4 @@
-"""What benchmarks/ checks on a GPU is right on the CPU, and refused in one line where there is no GPU."""
+"""What benchmarks/ checks on a GPU is right on the CPU, or refused; that of a step knows every option."""
 
 import runpy
 import sys
@@ -47,3 +47,17 @@ def test_without_a_gpu_it_is_refused_in_one_line(tmp_path):
     process.join(120)
     assert process.exitcode == 1
     assert (tmp_path / "log").read_text().strip() == "--gpu: torch finds no CUDA device here; leave it out"
+
+
+@pytest.mark.parametrize("stage", range(1, 7))
+def test_every_stage_of_the_step_benchmark_has_its_terms(monkeypatch, stage):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import step
+
+    trunk = step.TRUNKS["test-vit"]
+    name, terms = step.STEPS[stage - 1]
+    method = step.methods(trunk, 4)[name]().train()
+    found = method.losses(step.make_batch(trunk, method, 4))
+    assert {"hash", "semantic", "similarity", *terms} <= set(found)
+    later = {term for _, others in step.STEPS[stage:] for term in others}
+    assert not later & set(found)

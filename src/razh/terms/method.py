@@ -192,9 +192,10 @@ class TermMethod(TermHost):
 
     def share(self) -> float:
         """Return the share ρ of parts that are replaced at this point of training."""
-        mixing, trainer = self.mixing, self.trainer
+        mixing = self.mixing
         if not mixing.ramp_epochs:
             return mixing.replaced_share
+        trainer = self.trainer
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         return mixing.replaced_share * min(trainer.global_step / max(steps, 1) / mixing.ramp_epochs, 1.0)
 
