@@ -139,6 +139,11 @@ class ZeroShotSplit:
         return self.setting in ("described", "both")
 
     @property
+    def described_classes(self) -> tuple[int, ...]:
+        """Ids of the unseen classes whose attributes a method may look at; none in most settings."""
+        return self.unseen_classes if self.describes_unseen else ()
+
+    @property
     def unlabelled(self) -> Rows:
         """Images that a method may look at without their labels: the database, never a query; none in most settings."""
         return np.setdiff1d(self.database, self.query) if self.setting in ("collection", "both") else self.database[:0]

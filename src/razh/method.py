@@ -186,7 +186,7 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
     # Lightning's hooks from here on.
 
     def setup(self, stage: str) -> None:
-        """Refuse what looks at more than the data's setting allows.
+        """Refuse what looks at more than the data's setting allows; let the collection take part in training.
 
         Raises:
             ValueError: attributes of the classes to be searched are looked at, and the setting does not give them.
@@ -199,6 +199,11 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
                 f"data.setting={data.split.setting} does not give; pass --data.setting=described or both, and compare "
                 "with methods of that setting alone"
             )
+        if stage == "fit" and self.of_collection and len(data.split.unlabelled):
+            self.take_collection(data)
+
+    def take_collection(self, data: Any) -> None:
+        """Do what a method `of_collection` does with `data.split.unlabelled` before it trains; by default nothing."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Return the sum of the loss terms, and log each; one that is not finite ends the run, if not at once."""

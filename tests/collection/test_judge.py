@@ -58,3 +58,9 @@ def test_images_that_the_codes_were_trained_on_do_not_judge():
     assert others.before < every.before
     most = trial(*options, labelled=range(len(world.rows) - 10))  # too few are left
     assert most == every
+
+
+def test_labelled_images_may_be_every_other_one():
+    world = Collection()
+    labelled = range(0, len(world.rows), 2)
+    assert trial(world.rows.numpy(), old(world), 16, world.known(world.described), labelled=labelled).better

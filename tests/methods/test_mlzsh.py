@@ -1,6 +1,5 @@
 """MLZSH: its terms by hand, who names images of the collection, and with what they train."""
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -8,19 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from razh.cli.main import main
-from razh.losses.hashing import focal_quantization_loss, ranking_loss
+from razh.losses.attributes import logistic_ranking_loss
+from razh.losses.hashing import focal_quantization_loss
 from razh.methods.mlzsh import MLZSH, NOBODY
-
-SMALL = {"seen_classes": 8, "unseen_classes": 3, "images_per_class": 20, "image_size": 32, "batch_size": 16}
+from tests.methods.collection_run import check_run
 
 
 def test_ranking_is_the_mean_over_the_other_classes():
     scores, targets = torch.tensor([[0.0, 1.0, 3.0], [2.0, 2.0, 2.0]]), torch.tensor([1, 0])
     first = (math.log1p(math.exp(-1)) + math.log1p(math.exp(2))) / 2
-    assert ranking_loss(scores, targets).item() == pytest.approx((first + math.log(2)) / 2)
-    assert ranking_loss(scores[:0], targets[:0]).item() == 0
-    assert ranking_loss(scores[:, :1], torch.zeros(2, dtype=torch.int64)).item() == 0  # no other class
+    assert logistic_ranking_loss(scores, targets).item() == pytest.approx((first + math.log(2)) / 2)
+    assert logistic_ranking_loss(scores[:0], targets[:0]).item() == 0
+    assert logistic_ranking_loss(scores[:, :1], torch.zeros(2, dtype=torch.int64)).item() == 0  # no other class
 
 
 def test_focal_quantisation_draws_logits_apart_from_zero_and_spares_the_sure():
@@ -37,7 +35,7 @@ def test_focal_quantisation_draws_logits_apart_from_zero_and_spares_the_sure():
 def given(method, rows, describes):
     """Return what joined once the method has seen its data."""
     joined = []
-    split = SimpleNamespace(unlabelled=rows, describes_unseen=describes, unseen_classes=(2, 5))
+    split = SimpleNamespace(unlabelled=rows, described_classes=(2, 5) if describes else ())
     data = SimpleNamespace(split=split, join=lambda *told: joined.append(told))
     method._trainer = SimpleNamespace(datamodule=data)
     method.setup("fit")
@@ -74,15 +72,4 @@ def test_images_without_a_label_teach_no_ranking(make_method, make_batch):
 
 @pytest.mark.parametrize("setting", ["inductive", "both"])
 def test_a_run_trains_on_the_collection_where_the_setting_gives_one(tmp_path, setting):
-    words = [f"--data.{name}={value}" for name, value in SMALL.items()]
-    words += ["--method=mlzsh", "--bits=12", f"--data.setting={setting}", "--backbone=test-vit"]
-    words += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
-    words += ["--model.backbone.split=2", "--model.backbone.freeze=all"]
-    words += ["--figures.enabled=false", "--measures.enabled=false", f"--run_dir={tmp_path / 'run'}"]
-    assert main(["train", *words]) == 0
-    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
-    split = json.loads((tmp_path / "run/split.json").read_text())
-    collection = len(split["database"]) if setting == "both" else 0
-    assert metrics["throughput/train_images"] == (len(split["train"]) + collection) // 16 * 16
-    assert metrics["collection/fitted"] is (setting == "both")
-    assert metrics["collection/adapted"] is False
+    check_run(tmp_path / "run", "mlzsh", setting)

@@ -1,17 +1,15 @@
 """CE on pseudo-labels: who joins, with which label, and that nobody else looks at the collection."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from razh.cli.main import main
 from razh.datamodules.synthetic.data import SyntheticDataModule
 from razh.methods.pseudo_ce import PseudoCE
+from tests.methods.collection_run import SMALL, check_run
 
-SMALL = {"seen_classes": 8, "unseen_classes": 3, "images_per_class": 20, "image_size": 32, "batch_size": 16}
 WIDTH = 64  # of the tiny network
 
 
@@ -66,17 +64,6 @@ def test_what_joins_is_trained_on_with_the_given_label_and_never_with_its_own():
 
 @pytest.mark.parametrize("setting", ["inductive", "both"])
 def test_a_run_trains_on_the_collection_where_the_setting_gives_one(tmp_path, capsys, setting):
-    words = [f"--data.{name}={value}" for name, value in SMALL.items()]
-    words += ["--method=pseudo_ce", "--bits=12", f"--data.setting={setting}", "--backbone=test-vit"]
-    words += ["--model.confidence=0", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
-    words += ["--model.backbone.split=2", "--model.backbone.freeze=all"]  # cached, mirror images of training images
-    words += ["--figures.enabled=false", "--measures.enabled=false", f"--run_dir={tmp_path / 'run'}"]
-    assert main(["train", *words]) == 0
-    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
-    split = json.loads((tmp_path / "run/split.json").read_text())
-    collection = len(split["database"]) if setting == "both" else 0
-    assert metrics["throughput/train_images"] == (len(split["train"]) + collection) // 16 * 16
-    assert metrics["collection/fitted"] is (setting == "both")
-    assert metrics["collection/adapted"] is False
+    collection = check_run(tmp_path / "run", "pseudo_ce", setting, "--model.confidence=0")
     told = f"{collection} of {collection} images of the collection join"
     assert (told in capsys.readouterr().err) == (setting == "both")

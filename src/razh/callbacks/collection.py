@@ -74,7 +74,7 @@ def adapt(method: HashingMethod, data: ZeroShotDataModule) -> None:
 def _known(method: HashingMethod, data: ZeroShotDataModule) -> Known:
     split, trained = data.split, method.train_classes.cpu()
     attributes = method.class_attributes.cpu().float()
-    unseen = torch.tensor(split.unseen_classes if split.describes_unseen else (), dtype=torch.int64)
+    unseen = torch.tensor(split.described_classes, dtype=torch.int64)
     return Known(
         torch.from_numpy(_made(method, data, split.train, method.collection_input)),
         torch.from_numpy(np.searchsorted(trained.numpy(), data.labels[split.train])),
@@ -86,7 +86,7 @@ def _known(method: HashingMethod, data: ZeroShotDataModule) -> Known:
 
 def _fitted_to(code: CollectionCode, data: ZeroShotDataModule, origin: str) -> adapted.FittedTo:
     found = set(code.classes.tolist())
-    described = data.split.unseen_classes if data.split.describes_unseen else ()
+    described = data.split.described_classes
     return adapted.FittedTo(
         setting=data.split.setting,
         images=len(data.split.unlabelled),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,9 +20,8 @@ __all__ = ["FEWEST_IMAGES", "Verdict", "like_neighbours", "trial"]
 FEWEST_IMAGES = 40  # half of them are fitted to, half are judged by
 MOST = 6000  # images that a trial takes
 NEIGHBOURS = 10
-SURE = (
-    1.0  # standard errors by which the new code must be better; fitted to half the images it is worse than it will be
-)
+# Standard errors by which the new code must be better; as fitted to half of the images, it is worse than it will be.
+SURE = 1.0
 
 
 class Verdict(NamedTuple):
@@ -46,7 +45,7 @@ def trial(
     known: Known | None = None,
     *,
     clusters: int | None = None,
-    labelled: NDArray[np.int64] | None = None,
+    labelled: NDArray[np.int64] | Sequence[int] = (),
     seed: int = 0,
 ) -> Verdict:
     """Fit codes to each half of a collection, and compare them with those that are there on the other half.
@@ -65,17 +64,19 @@ def trial(
         seed: of the fit.
     """
     chosen = positions(rows.shape[0], MOST)
-    judges = np.setdiff1d(chosen, () if labelled is None else labelled)
+    judges = np.setdiff1d(chosen, labelled)
     if len(judges) < FEWEST_IMAGES:
         judges = chosen
+    rest = np.setdiff1d(chosen, judges)
     old, new = [], []
-    for half, other in ((chosen[::2], chosen[1::2]), (chosen[1::2], chosen[::2])):
+    for turn in (0, 1):
+        others = judges[turn::2]
+        half = np.union1d(judges[1 - turn :: 2], rest[1 - turn :: 2])
         code = fit_collection(_Some(rows, half), bits, known, clusters=clusters, seed=seed).code
-        others = np.intersect1d(other, judges)
         judged = torch.from_numpy(np.asarray(rows[others], dtype=np.float32))
         z = Space(code.mean, code.whitening).directions(judged)
         nothing = z[:0]
-        centres, _ = fit_centres(Anchors(nothing, nothing), [z], z, max(len(z) // PER_CLUSTER, 1), seed)
+        centres, _ = fit_centres(Anchors(nothing, nothing), [z], z, len(z) // PER_CLUSTER, seed)
         labels = (z @ centres.T).argmax(dim=1)
         old.append(like_neighbours(labels, before(others) >= 0))
         new.append(like_neighbours(labels, code(judged) >= 0))

@@ -197,7 +197,8 @@ def _known(
         strengths,
         torch.cat([classes, torch.tensor([names.index(name) if name in names else -1 for name in new]).long()]),
     )
-    return known, np.flatnonzero(np.isin(pictures.signatures, signatures))
+    trained = set(signatures)
+    return known, np.array([at for at, one in enumerate(pictures.signatures) if one in trained], dtype=np.int64)
 
 
 def _load(data: ZeroShotDataModule, rows: Rows, at: int) -> torch.Tensor:

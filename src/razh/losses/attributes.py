@@ -55,9 +55,27 @@ def semantic_ranking_loss(similarity: Tensor, targets: Tensor, margins: Tensor) 
         targets: (B,), position y of each image's class.
         margins: m (C, C); the diagonal is not read.
     """
+    gap, others = _gaps(similarity, targets)
+    return ((margins[targets] + gap).clamp(min=0) * others).sum(dim=-1).mean()
+
+
+def logistic_ranking_loss(similarity: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the other classes c of log(1 + exp(S_c − S_y)), and over images; 0 of no image, or of one class.
+
+    The instance-concept coherence ranking of Zou et al., IEEE TNNLS 2020, with one label an image.
+
+    Args:
+        similarity: S (B, C) of images with the vectors of classes.
+        targets: (B,), position y of each image's class.
+    """
+    gap, others = _gaps(similarity, targets)
+    return (F.softplus(gap) * others).sum() / others.sum().clamp(min=1)
+
+
+def _gaps(similarity: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return S_c − S_y (B, C), and 1 where c is another class than y, else 0 (B, C)."""
     own = similarity.gather(1, targets[:, None])
-    others = torch.ones_like(similarity).scatter(1, targets[:, None], 0.0)
-    return ((margins[targets] - own + similarity).clamp(min=0) * others).sum(dim=-1).mean()
+    return similarity - own, torch.ones_like(similarity).scatter(1, targets[:, None], 0.0)
 
 
 def semantic_margins(prototypes: Tensor, margin: float) -> Tensor:

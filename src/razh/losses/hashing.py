@@ -225,20 +225,6 @@ def focal_quantization_loss(logits: Tensor, sharpness: float = 5.0, focus: float
     return -(q * on + (1 - q) * off).mean()
 
 
-def ranking_loss(scores: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the other classes n of log(1 + e^{s_n − s_y}), and over images; 0 of no image.
-
-    Args:
-        scores: s (B, C).
-        targets: y (B,).
-    """
-    if scores.shape[1] < 2 or not len(scores):
-        return scores.sum() * 0
-    own = scores.gather(1, targets[:, None])
-    others = torch.ones_like(scores).scatter(1, targets[:, None], 0.0)
-    return (F.softplus(scores - own) * others).sum(dim=1).mean() / (scores.shape[1] - 1)
-
-
 def bit_balance_loss(logits: Tensor) -> Tensor:
     """Squared mean of every bit over the batch, of logits (B, L): 0 where each bit splits the batch in half."""
     return logits.tanh().mean(dim=0).square().mean()

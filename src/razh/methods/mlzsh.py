@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from razh.losses.hashing import focal_quantization_loss, pairwise_likelihood_loss, ranking_loss
+from razh.losses.attributes import centred_prototypes, logistic_ranking_loss
+from razh.losses.hashing import focal_quantization_loss, pairwise_likelihood_loss
 from razh.method import Batch, HashingMethod
 from razh.support.bounds import NonNegative, Positive
 from razh.support.distributed import whole_batch
@@ -52,9 +53,9 @@ class MLZSH(HashingMethod):
         """
         super().__init__(**kwargs)
         self.ranking_weight, self.quantization_weight = ranking_weight, quantization_weight
-        attributes = self.class_attributes - self.class_attributes[self.train_classes].mean(dim=0)
-        self.register_buffer("concepts", F.normalize(attributes, dim=1), persistent=False)
-        self.bridge = nn.Linear(self.bits, attributes.shape[1])
+        centred = centred_prototypes(self.class_attributes, self.train_classes)
+        self.register_buffer("concepts", F.normalize(centred, dim=1), persistent=False)
+        self.bridge = nn.Linear(self.bits, centred.shape[1])
         self.named = self.train_classes.tolist()
 
     concepts: Tensor
@@ -63,15 +64,10 @@ class MLZSH(HashingMethod):
         """Return hash logits (B, L): a linear map of the feature."""
         return self.head(self.feature(batch))  # type: ignore[no-any-return]
 
-    def setup(self, stage: str) -> None:
-        """Let all images of the collection join, without labels."""
-        super().setup(stage)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+    def take_collection(self, data: Any) -> None:
+        """Let all images join, without labels."""
         rows = data.split.unlabelled
-        if stage != "fit" or not len(rows):
-            return
-        if data.split.describes_unseen:
-            self.named = [*self.train_classes.tolist(), *data.split.unseen_classes]
+        self.named = [*self.train_classes.tolist(), *data.split.described_classes]
         log.info("%d images of the collection join, which %d classes name", len(rows), len(self.named))
         data.join(rows, np.full(len(rows), NOBODY))
 
@@ -89,7 +85,7 @@ class MLZSH(HashingMethod):
         told = (batch["label"] != NOBODY, self.targets(batch), scores[:, self.train_classes])
         every, labels, labelled, targets, scores = whole_batch(logits, labels, *told)
         return {
-            "ranking": self.ranking_weight * ranking_loss(scores[labelled], targets[labelled]),
+            "ranking": self.ranking_weight * logistic_ranking_loss(scores[labelled], targets[labelled]),
             "pairwise": pairwise_likelihood_loss(every.tanh(), labels, scale=1.0),
             "quantization": self.quantization_weight * focal_quantization_loss(logits),
         }

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from razh.layers.posteriors import ClassPosteriors
+from razh.losses.attributes import centred_prototypes
 from razh.methods.ce import CE
 from razh.support.bounds import Bounds, Positive
 
@@ -48,16 +49,12 @@ class PseudoCE(CE):
         """Return labels (B,) among all classes: those of the collection's images are among the described ones."""
         return batch["label"]
 
-    def setup(self, stage: str) -> None:
-        """Let the images of the collection join whose labels are sure enough; the same ones when a run goes on."""
-        super().setup(stage)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+    def take_collection(self, data: Any) -> None:
+        """Let the images join whose labels are sure enough; the same ones when a run goes on."""
         rows = data.split.unlabelled
-        if stage != "fit" or not len(rows):
-            return
         self.to(self.trainer.strategy.root_device)
         features = self.features_of(data.evaluation_dataloader(rows))
-        described = torch.tensor(data.split.unseen_classes if data.split.describes_unseen else (), dtype=torch.int64)
+        described = torch.tensor(data.split.described_classes, dtype=torch.int64)
         share, label = self.guesses(features, described)
         sure = (share >= self.confidence).numpy()
         joined, labels = self.trainer.strategy.broadcast((rows[sure], label.numpy()[sure]))
@@ -73,8 +70,8 @@ class PseudoCE(CE):
             described: ids (U,) of the classes without images, whose attributes may be looked at.
         """
         known, targets = self.training_features(), self.class_position.cpu()[self.training_labels()]
-        trained, attributes = self.train_classes.cpu(), self.class_attributes.cpu().float()
-        centred = attributes - attributes[trained].mean(dim=0)
+        trained = self.train_classes.cpu()
+        centred = centred_prototypes(self.class_attributes.cpu().float(), trained)
         layer = ClassPosteriors(known.shape[1], len(trained), len(described), sharpness=self.sharpness, weight=1.0)
         layer.fit(known, targets, centred[trained], centred[described])
         share, at = layer(features).square().max(dim=1)
