@@ -4,9 +4,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from razh.datamodules.synthetic.data import SyntheticDataModule
+from razh.methods.razh import RAZH
 from tests.processes import forked
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -61,3 +64,31 @@ def test_every_stage_of_the_step_benchmark_has_its_terms(monkeypatch, stage):
     assert {"hash", "semantic", "similarity", *terms} <= set(found)
     later = {term for _, others in step.STEPS[stage:] for term in others}
     assert not later & set(found)
+
+
+def test_an_oracle_reads_at_the_true_parts(monkeypatch, make_backbone):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import oracle
+
+    data = SyntheticDataModule(seen_classes=10, unseen_classes=4, images_per_class=6, image_size=64)
+    data.setup("fit")
+    method = RAZH(
+        backbone=make_backbone(image_size=64), bits=12, class_attributes=data.class_attributes,
+        attribute_vectors=data.attribute_vectors, train_classes=data.train_classes,
+        attribute_groups=data.attribute_groups,
+    ).eval()  # fmt: skip
+    world = oracle.looked_at(method, data, radius=0.1)
+    side = data.image_size // method.backbone.grid[0]
+    truth = data.part_masks(3)[side // 2 :: side, side // 2 :: side].ravel()
+    seen = np.flatnonzero(truth > 0)
+    assert len(seen)
+    assert (world.true[3][seen, truth[seen].astype(int) - 1] == 1).all()
+    assert (world.true[3, truth == 0, -1] == 1).all()
+    assert not world.true[3, seen, -1].any()
+    rows = {row.pop("attributes read"): row for row in oracle.cells(world, seed=0, epochs=1)}
+    assert rows.keys() == {
+        "not at all", "at the parts that were found", "at the true parts", "those of the class itself",
+    }  # fmt: skip
+    best = rows["those of the class itself"]
+    assert best["naming"] == best["attribute queries"] == 1.0
+    assert best["codes"] > rows["not at all"]["codes"]
