@@ -149,10 +149,8 @@ def figures(world: World, told: Tensor | None) -> dict[str, float]:
     found: dict[str, float] = {}
     if told is not None:
         told = F.normalize(told, dim=1)
-        known = world.attributes[world.train_classes]
-        deviation = known.std(dim=0, correction=0).clamp(min=1e-6)
-        directions = (world.attributes - known.mean(dim=0)) / deviation
-        nearest = named(told[query].numpy(), directions[unseen].numpy(), np.zeros(len(deviation)))
+        directions = standardised(world)
+        nearest = named(told[query].numpy(), directions[unseen].numpy(), np.zeros(directions.shape[1]))
         found["naming"] = float((unseen[nearest] == labels[query]).mean())
         asked = F.normalize(directions[unseen], dim=1) @ told[database].T
         found["attribute queries"] = ranked(asked, unseen, labels[database])
@@ -161,6 +159,12 @@ def figures(world: World, told: Tensor | None) -> dict[str, float]:
     found["real-valued"] = ranked(near[query] @ near[database].T, labels[query], labels[database])
     maps = [map_of(world, seen, seed) for seed in range(ROTATIONS)]
     return found | {"codes": float(np.mean(maps))}
+
+
+def standardised(world: World) -> Tensor:
+    """Return the attributes (C, M) of all classes as a reader predicts them."""
+    known = world.attributes[world.train_classes]
+    return (world.attributes - known.mean(dim=0)) / known.std(dim=0, correction=0).clamp(min=1e-6)
 
 
 def ranked(scores: Tensor, asked: Rows, labels: Rows) -> float:
@@ -190,9 +194,7 @@ def cells(world: World, seed: int, epochs: int) -> Iterator[dict[str, float | st
     yield {"attributes read": "not at all", **figures(world, None)}
     for name, assignment in (("at the parts that were found", world.found), ("at the true parts", world.true)):
         yield {"attributes read": name, **figures(world, read(world, assignment, seed, epochs))}
-    known = world.attributes[world.train_classes]
-    own = (world.attributes - known.mean(dim=0)) / known.std(dim=0, correction=0).clamp(min=1e-6)
-    yield {"attributes read": "those of the class itself", **figures(world, own[world.labels])}
+    yield {"attributes read": "those of the class itself", **figures(world, standardised(world)[world.labels])}
 
 
 def main() -> None:
