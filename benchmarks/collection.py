@@ -169,7 +169,7 @@ def fitted(world: World, database: Rows, known: Known, seed: int) -> dict[str, f
     bits = before.shape[1]
     labelled = np.flatnonzero(np.isin(database, world.train))
     verdict = trial(rows, lambda at: before[torch.from_numpy(at)], bits, known, labelled=labelled, seed=seed)
-    code = fit_collection(rows, bits, known, seed=seed).code
+    code = fit_collection(rows, bits, known, labelled=labelled, seed=seed).code
     in_any_case = figures(world, database, code(torch.from_numpy(world.rows)), code)
     used = in_any_case if verdict.better else figures(world, database, world.before, None)
     return used | {"fitted": float(verdict.better), "in any case": in_any_case["unseen"]}

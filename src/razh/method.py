@@ -325,6 +325,7 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
     def adopt_collection(self, state: dict[str, Any]) -> None:
         """Make room for the code of a collection that a state has beside the method's own."""
         prefix = "collection."
+        state.setdefault(f"{prefix}sharpness", torch.tensor(15.0))  # that of all, until checkpoints said it
         fitted = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         self.collection = CollectionCode.of_shapes(fitted).to(self.device)
 

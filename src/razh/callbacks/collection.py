@@ -59,11 +59,12 @@ def adapt(method: HashingMethod, data: ZeroShotDataModule) -> None:
     split = data.split
     rows = _made(method, data, split.unlabelled, method.collection_input)
     known = _known(method, data)
+    labelled = np.flatnonzero(np.isin(split.unlabelled, split.train))
     if len(rows) >= FEWEST_IMAGES:
         before = _made(method, data, split.unlabelled, method.hash_logits)
-        verdict = trial(rows, lambda at: torch.from_numpy(before[at]), method.bits, known)
+        verdict = trial(rows, lambda at: torch.from_numpy(before[at]), method.bits, known, labelled=labelled)
         if verdict.better:
-            fit = fit_collection(rows, method.bits, known)
+            fit = fit_collection(rows, method.bits, known, labelled=labelled)
             method.collection = fit.code.to(method.device)
             shares = f"{verdict.after:.0%} of the nearest images belong together, {verdict.before:.0%} did before"
             log.info("codes fitted to %d unlabelled images: %s", len(rows), shares)

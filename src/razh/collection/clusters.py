@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from razh.collection.rows import summed
+from razh.collection.rows import CHUNK, own_chunks, summed
 
-__all__ = ["Anchors", "Space", "far_images", "fit_centres"]
+__all__ = ["Anchors", "Space", "among_neighbours", "far_images", "fit_centres"]
 
 ROUNDS = 10
 SHARPNESS = 20.0  # of the responsibilities
@@ -20,6 +20,7 @@ HANDICAP = 0.15  # of free clusters: an image is always like itself
 HOLD = 0.2  # share of the anchor in an anchored centre
 FEWEST = 2.0  # images that a class must have to go on
 SETTLED = 3  # rounds before a class may lapse
+NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
@@ -58,64 +59,90 @@ class Anchors:
         """Number of classes with labelled images."""
         return len(self.centres) - self.described
 
+    def held(self, sums: Tensor) -> Tensor:
+        """Return centres (P, D) of sums (P, D) of the images that belong to each, and of what is known of them."""
+        found = sums + self.labelled + self.centres  # as if it were one more image, against a handful of strays
+        return F.normalize((1 - HOLD) * F.normalize(found, dim=1) + HOLD * self.centres, dim=1)
+
 
 def fit_centres(
     anchors: Anchors, share: Sequence[Tensor], pilot: Tensor, free: int = 0, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return centres (P, D) after EM, and of how many images of the collection each is the likeliest (P,).
+    """Return centres (P, D) after EM, and which of them the collection has images of (P,), bool; all of seen classes.
 
-    Images of the collection belong to classes by softmax(20 z·m). Labelled images keep their class; centres of seen
-    and described classes keep a share of what they were. When these have settled, free clusters join them, which start
-    at images far from all that is known, and are held by nothing; an image belongs to one only if it is more like it
-    than like any known class by `HANDICAP`. Described classes and free clusters that are the likeliest of fewer than
-    `FEWEST` images lapse: nothing belongs to them from then on.
+    Images of the collection belong to classes by softmax(20 z·m). Centres of seen and described classes keep a share of
+    what they were. When these have settled, free clusters join them, which start at images far from all that is known,
+    and are held by nothing; an image belongs to one only if it is more like it than like any known class by `HANDICAP`.
+    They are found among images of which each is taken together with those it is most like, see `among_neighbours`: what
+    a description says of an image is its own, but what cluster it is of its neighbours know, too. Described classes and
+    free clusters that are the likeliest of fewer than `FEWEST` images lapse: nothing belongs to them from then on.
 
     Args:
         anchors: what is known of the classes.
-        share: this process's chunks of z (B, D).
-        pilot: z (n, D) of images among which free clusters start, the same in every process.
+        share: this process's chunks of z (B, D), of images whose class is not known.
+        pilot: z (n, D) of images among which free clusters are found, the same in every process.
         free: number of free clusters; fewer, where there are fewer different images.
         seed: of where they start.
     """
-    described = torch.arange(len(anchors.centres)) >= anchors.seen
-    centres, mass = anchors.centres, torch.zeros(0, dtype=torch.double)
-    if len(centres):
-        centres, mass = _em(anchors, centres, share, described, LEAD * described)
-    lapsed = described & (mass == 0)
-    starts = far_images(centres[~lapsed], pilot, free, seed)
-    if not len(starts):
-        return centres, mass
-    offset = torch.zeros(len(centres) + len(starts)).masked_fill(F.pad(lapsed, (0, len(starts))), -torch.inf)
-    offset[len(centres) :] -= HANDICAP
-    uncertain = F.pad(described, (0, len(starts)), value=True)
-    return _em(anchors, torch.cat([centres, starts]), share, uncertain, offset)
+    known = len(anchors.centres)
+    described = torch.arange(known) >= anchors.seen
+    centres, occurs = anchors.centres, ~described
+    if known:
+        centres, occurs = _em(centres, share, described, LEAD * described, anchors.held)
+    if not free or not len(pilot):
+        return centres, occurs
+    calm = among_neighbours(pilot)
+    starts = far_images(centres[occurs], calm, free, seed)
+    every, uncertain = torch.cat([centres, starts]), F.pad(described, (0, len(starts)), value=True)
+    offset = F.pad(torch.zeros(known).masked_fill(~occurs, -torch.inf), (0, len(starts)), value=-HANDICAP)
+
+    def together(sums: Tensor) -> Tensor:
+        return torch.cat([anchors.held(sums[:known]), F.normalize(sums[known:], dim=1)])
+
+    moved, stay = _em(every, own_chunks(calm), uncertain, offset, together)
+    clusters = moved[known:][stay[known:]]
+    if not known:
+        return clusters, stay[stay]
+
+    def beside(sums: Tensor) -> Tensor:
+        return torch.cat([anchors.held(sums[:known]), clusters])
+
+    every, uncertain = torch.cat([centres, clusters]), F.pad(described, (0, len(clusters)))
+    return _em(every, share, uncertain, offset[: len(every)], beside)
 
 
 def _em(
-    anchors: Anchors, centres: Tensor, share: Sequence[Tensor], uncertain: Tensor, offset: Tensor
+    centres: Tensor, share: Sequence[Tensor], uncertain: Tensor, offset: Tensor, moved: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return centres and counts as `fit_centres` does, after `ROUNDS` rounds.
+    """Return centres and which occur as `fit_centres` does, after `ROUNDS` rounds.
 
     Args:
-        anchors: of the first of the centres.
         centres: (P, D) to start from.
         share: this process's chunks of z (B, D).
-        uncertain: (P,), which classes may lapse.
+        uncertain: (P,), which may lapse.
         offset: (P,), added to the scores; a lead, what is above 0, counts in the first round only.
+        moved: from the sums (P, D) of the z that belong to each, to the next centres; where nothing does, one stays.
     """
-    held = len(anchors.centres)
-    mass = torch.zeros(len(centres), dtype=torch.double)
     for turn in range(ROUNDS):
         sums, mass = summed(share, _Belonging(centres, SHARPNESS * offset), centres.shape, (len(centres),))
         offset = offset.clamp(max=0)
         if turn >= SETTLED:
             offset = offset.masked_fill(uncertain & (mass < FEWEST), -torch.inf)
-        moved = sums.float()
-        moved[:held] += anchors.labelled + anchors.centres  # as if it were one more image, against a handful of strays
-        moved = F.normalize(moved, dim=1)
-        moved[:held] = F.normalize((1 - HOLD) * moved[:held] + HOLD * anchors.centres, dim=1)
-        centres = torch.where((sums.norm(dim=1) > 0)[:, None], moved, centres)
-    return centres, mass.masked_fill(offset == -torch.inf, 0)
+        centres = torch.where((sums.norm(dim=1) > 0)[:, None], moved(sums.float()), centres)
+    return centres, offset > -torch.inf
+
+
+def among_neighbours(z: Tensor) -> Tensor:
+    """Return directions (n, D): each of z (n, D) and the mean of the `NEIGHBOURS` that it is most like, in equal parts.
+
+    What is common to neighbours stays, what is an image's own averages out (diffusion, of one step).
+    """
+    found = []
+    for rows in z.split(CHUNK):
+        nearest = (rows @ z.T).topk(min(NEIGHBOURS + 1, len(z)), dim=1).indices  # itself is one
+        mean = torch.stack([z[some].mean(dim=0) for some in nearest])
+        found.append(F.normalize(rows + F.normalize(mean, dim=1), dim=1))
+    return torch.cat(found)
 
 
 def far_images(known: Tensor, z: Tensor, count: int, seed: int) -> Tensor:

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from razh.collection.clusters import Anchors, Space, fit_centres
-from razh.collection.rows import Rows, chunks, spread, summed
+from razh.collection.rows import Rows, Some, chunks, spread, summed
 from razh.layers.hash import quantising_map, shrunk_whitening, within_class_whitening
 from razh.layers.posteriors import predicted_means
 
 __all__ = ["CollectionCode", "Fitted", "Known", "fit_collection"]
 
-SHARPNESS = 15.0  # of the soft assignment that is part of the code
+SHARPNESS = 20.0  # of the soft assignment that is part of the code
 MOST = 50_000  # images that are fitted to; larger collections are sampled evenly
 PILOT = 10_000  # images that free clusters and the rotation are fitted to
 PER_CLUSTER, MOST_CLUSTERS = 12, 100
 
 
 class CollectionCode(nn.Module):
-    """Hash logits (B, L) of descriptions (B, D): a linear map of [z, sqrt softmax(15 z·m)].
+    """Hash logits (B, L) of descriptions (B, D): a linear map of [z, sqrt softmax(s z·m)].
 
     z is the description, whitened and of length 1; m are the centres of the seen and the described classes and of the
     clusters of the collection. Everything is a buffer that `fit_collection` has solved for, nothing is trained.
 
     Attributes:
+        sharpness: s, of the soft assignment.
         classes: (P,) ids of the classes that the centres are of; −1 for clusters, and where nobody gave ids.
     """
 
@@ -39,6 +42,7 @@ class CollectionCode(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("whitening", torch.zeros(dim, dim))
         self.register_buffer("centres", torch.zeros(classes, dim))
+        self.register_buffer("sharpness", torch.tensor(SHARPNESS))
         self.register_buffer("classes", torch.full((classes,), -1))
         self.register_buffer("weight", torch.zeros(bits, dim + classes))
         self.register_buffer("bias", torch.zeros(bits))
@@ -46,6 +50,7 @@ class CollectionCode(nn.Module):
     mean: Tensor
     whitening: Tensor
     centres: Tensor
+    sharpness: Tensor
     classes: Tensor
     weight: Tensor
     bias: Tensor
@@ -62,13 +67,12 @@ class CollectionCode(nn.Module):
 
     def of_directions(self, z: Tensor) -> Tensor:
         """Return hash logits (B, L) of z (B, D) of length 1; a class asked for by its centre is one."""
-        return with_resemblance(z, self.centres) @ self.weight.T + self.bias
+        return self.with_resemblance(z) @ self.weight.T + self.bias
 
-
-def with_resemblance(z: Tensor, centres: Tensor) -> Tensor:
-    """Return [z, sqrt softmax(15 z·m)] (B, D + P) of z (B, D) and centres (P, D)."""
-    logs = (SHARPNESS * z @ centres.T).log_softmax(dim=1)
-    return torch.cat([z, (0.5 * logs).exp()], dim=1)
+    def with_resemblance(self, z: Tensor) -> Tensor:
+        """Return [z, sqrt softmax(s z·m)] (B, D + P) of z (B, D)."""
+        logs = (self.sharpness * z @ self.centres.T).log_softmax(dim=1)
+        return torch.cat([z, (0.5 * logs).exp()], dim=1)
 
 
 @dataclass(frozen=True)
@@ -108,19 +112,23 @@ class Fitted:
 
     Attributes:
         code: the layer.
-        masses: (P,) number of images of the collection that each centre has.
         lapsed: positions of described classes, among the described, that do not occur.
         clusters: how many free clusters there are; their centres stand last.
     """
 
     code: CollectionCode
-    masses: Tensor
     lapsed: list[int]
     clusters: int
 
 
 def fit_collection(
-    rows: Rows, bits: int, known: Known | None = None, *, clusters: int | None = None, seed: int = 0
+    rows: Rows,
+    bits: int,
+    known: Known | None = None,
+    *,
+    clusters: int | None = None,
+    labelled: NDArray[np.int64] | Sequence[int] = (),
+    seed: int = 0,
 ) -> Fitted:
     """Fit a code to a collection: whitening, anchored EM, and the rotation that loses least by taking signs.
 
@@ -132,10 +140,12 @@ def fit_collection(
         bits: code length L.
         known: labelled images and described classes, if there are any.
         clusters: free clusters beside the classes; None: one for every `PER_CLUSTER` images, at most `MOST_CLUSTERS`.
+        labelled: positions of images of `known` in the collection. Their class is known, so they tell nothing of what
+            else there is; the rotation is fitted to them, too.
         seed: of the clusters and the rotation.
     """
-    count = min(rows.shape[0], MOST)
-    free = min(count // PER_CLUSTER, MOST_CLUSTERS) if clusters is None else clusters
+    others = Some(rows, np.setdiff1d(np.arange(rows.shape[0]), labelled)) if len(labelled) else rows
+    free = min(others.shape[0] // PER_CLUSTER, MOST_CLUSTERS) if clusters is None else clusters
     if known is not None:
         whitening = within_class_whitening(known.descriptions, known.labels)
         space = Space(known.descriptions.mean(dim=0), whitening)
@@ -144,11 +154,8 @@ def fit_collection(
         space = _own_space(rows, free, seed)
         nothing = torch.zeros(0, rows.shape[1])
         anchors = Anchors(nothing, nothing)
-    share = [space.directions(chunk) for chunk in chunks(rows, MOST)]
-    pilot = space.directions(spread(rows, PILOT))
-    centres, masses = fit_centres(anchors, share, pilot, free, seed)
-    stays = masses > 0
-    stays[: anchors.seen] = True
+    share, pilot = _directions(others, space)
+    centres, stays = fit_centres(anchors, share, pilot, free, seed)
     named = len(anchors.centres)
     lapsed = torch.nonzero(~stays[anchors.seen : named]).flatten().tolist()
     code = CollectionCode(rows.shape[1], int(stays.sum()), bits)
@@ -157,8 +164,16 @@ def fit_collection(
     code.centres.copy_(centres[stays])
     if known is not None and known.ids is not None:
         code.classes[: int(stays[:named].sum())] = known.ids[stays[:named]]
+    if others is not rows:
+        del share, pilot  # a collection once is enough to hold
+        share, pilot = _directions(rows, space)
     _rotate(code, share, pilot, seed)
-    return Fitted(code, masses[stays], lapsed, int(stays[named:].sum()))
+    return Fitted(code, lapsed, int(stays[named:].sum()))
+
+
+def _directions(rows: Rows, space: Space) -> tuple[list[Tensor], Tensor]:
+    """Return z of this process's chunks of the rows, and of those that every process looks at (n, D)."""
+    return [space.directions(chunk) for chunk in chunks(rows, MOST)], space.directions(spread(rows, PILOT))
 
 
 def _own_space(rows: Rows, free: int, seed: int) -> Space:
@@ -169,9 +184,8 @@ def _own_space(rows: Rows, free: int, seed: int) -> Space:
     mean = total / count
     scatter = outer / count - mean[:, None] * mean
     space = Space(mean.float(), shrunk_whitening(scatter).float())
-    share = [space.directions(chunk) for chunk in chunks(rows, MOST)]
+    share, pilot = _directions(rows, space)
     nothing = torch.zeros(0, width)
-    pilot = space.directions(spread(rows, PILOT))
     centres, _ = fit_centres(Anchors(nothing, nothing), share, pilot, free, seed)
 
     def within(chunk: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,12 +202,12 @@ def _rotate(code: CollectionCode, share: list[Tensor], pilot: Tensor, seed: int)
     width = code.weight.shape[1]
 
     def moments(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        seen = with_resemblance(z, code.centres)
+        seen = code.with_resemblance(z)
         return seen.sum(dim=0), seen.T @ seen, torch.tensor(float(len(z)))
 
     total, outer, count = summed(share, moments, (width,), (width, width), ())
     mean = total / count
-    centred = (with_resemblance(pilot, code.centres) - mean).double()
+    centred = (code.with_resemblance(pilot) - mean).double()
     weight = quantising_map(outer / count - mean[:, None] * mean, centred, len(code.bias), seed=seed)
     code.weight.copy_(weight)
     code.bias.copy_(-(weight @ mean))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from razh.collection.clusters import Anchors, Space, fit_centres
 from razh.collection.code import PER_CLUSTER, Known, fit_collection
-from razh.collection.rows import Rows, positions
+from razh.collection.rows import Rows, Some, positions
 
 __all__ = ["FEWEST_IMAGES", "Verdict", "like_neighbours", "trial"]
 
@@ -72,7 +71,9 @@ def trial(
     for turn in (0, 1):
         others = judges[turn::2]
         half = np.union1d(judges[1 - turn :: 2], rest[1 - turn :: 2])
-        code = fit_collection(_Some(rows, half), bits, known, clusters=clusters, seed=seed).code
+        with_labels = np.flatnonzero(np.isin(half, labelled))
+        fit = fit_collection(Some(rows, half), bits, known, clusters=clusters, labelled=with_labels, seed=seed)
+        code = fit.code
         judged = torch.from_numpy(np.asarray(rows[others], dtype=np.float32))
         z = Space(code.mean, code.whitening).directions(judged)
         nothing = z[:0]
@@ -84,21 +85,6 @@ def trial(
     gain = now - was
     better = gain.mean() > SURE * gain.std() / len(gain) ** 0.5
     return Verdict(float(was.mean()), float(now.mean()), bool(better))
-
-
-@dataclass(frozen=True)
-class _Some:
-    """Some of the rows."""
-
-    rows: Rows
-    at: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.at), *self.rows.shape[1:])
-
-    def __getitem__(self, at: NDArray[np.int64], /) -> NDArray[Any]:
-        return self.rows[self.at[at]]
 
 
 def like_neighbours(labels: Tensor, codes: Tensor) -> Tensor:

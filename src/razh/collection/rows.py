@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import distributed as dist
 
 from razh.support.distributed import world
 
-__all__ = ["Rows", "chunks", "positions", "spread", "summed"]
+__all__ = ["Rows", "Some", "chunks", "own_chunks", "positions", "spread", "summed"]
 
 CHUNK = 4096  # rows in memory at once, as 32-bit floats
 
@@ -29,6 +30,23 @@ class Rows(Protocol):
         """Return the rows (B, D) at these positions (B,)."""
 
 
+@dataclass(frozen=True)
+class Some:
+    """Some of the rows: those `at` these positions."""
+
+    rows: Rows
+    at: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape (n, D) of what there is."""
+        return (len(self.at), *self.rows.shape[1:])
+
+    def __getitem__(self, at: NDArray[np.int64], /) -> NDArray[Any]:
+        """Return the rows (B, D) at these positions (B,) among them."""
+        return self.rows[self.at[at]]
+
+
 def chunks(rows: Rows, most: int) -> Iterator[Tensor]:
     """Yield this process's share of the rows, of at most `most` of them, as (B, D) 32-bit floats with B ≤ `CHUNK`.
 
@@ -38,6 +56,12 @@ def chunks(rows: Rows, most: int) -> Iterator[Tensor]:
     rank, size = world()
     for start in range(rank * CHUNK, len(at), size * CHUNK):
         yield _read(rows, at[start : start + CHUNK])
+
+
+def own_chunks(rows: Tensor) -> list[Tensor]:
+    """Return this process's share of rows (n, D) that all processes have, as `chunks` does of those to be read."""
+    rank, size = world()
+    return list(rows.split(CHUNK))[rank::size]
 
 
 def spread(rows: Rows, most: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from razh.collection.code import Known, fit_collection
+from razh.collection.code import Fitted, Known, fit_collection
 from razh.collection.judge import FEWEST_IMAGES, Verdict, trial
 from razh.datamodules.base import ZeroShotDataModule
 from razh.datamodules.files.tables import read_class_table
@@ -135,7 +135,8 @@ def adapt(
         verdict = trial(rows, rows.logits, method.bits, known, clusters=clusters, labelled=labelled, seed=seed)
         if not verdict.better:
             return Adapted(None, verdict, problems, len(labelled))
-    fitted = _fit(out, content, loaded, rows, known, new[0] if new else [], origin, clusters, seed)
+    fit = fit_collection(rows, method.bits, known, clusters=clusters, labelled=labelled, seed=seed)
+    fitted = _written(out, content, loaded, fit, rows, known, new[0] if new else [], origin, seed)
     return Adapted(fitted, verdict, problems, len(labelled))
 
 
@@ -205,19 +206,18 @@ def _load(data: ZeroShotDataModule, rows: Rows, at: int) -> torch.Tensor:
     return data.evaluation_image(int(rows[at]))
 
 
-def _fit(
+def _written(
     out: Path,
     content: dict[str, Any],
     loaded: Loaded,
+    fit: Fitted,
     rows: Descriptions,
     known: Known | None,
     names: list[str],
     origin: str,
-    clusters: int | None,
     seed: int,
 ) -> FittedTo:
-    """Fit and write; return what the codes are fitted to."""
-    fit = fit_collection(rows, loaded.method.bits, known, clusters=clusters, seed=seed)
+    """Write a checkpoint with the fitted code; return what it is fitted to."""
     fitted = FittedTo(
         setting="both" if names else "collection" if known is not None else "unlabelled",
         images=rows.shape[0],
