@@ -7,7 +7,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from razh.collection import rows as reading
-from razh.collection.clusters import Anchors, far_images, fit_centres
+from razh.collection.clusters import NEIGHBOURS, Anchors, among_neighbours, far_images, fit_centres
 from razh.collection.code import CollectionCode, fit_collection
 from razh.layers.hash import itq
 from tests.collection.world import ATTRIBUTES, DIM, Collection, mean_precision
@@ -103,6 +103,39 @@ def test_free_clusters_take_no_image_from_a_described_class():
     assert len(centres) > 3
     assert (centres[:3] @ means.T).diagonal().min() > 0.95
     assert (centres[3:] @ means[3] > 0.95).all()
+
+
+def test_an_image_is_taken_with_its_neighbours_by_a_loop(world, monkeypatch):
+    monkeypatch.setattr("razh.collection.clusters.CHUNK", 7)
+    z = F.normalize(world.rows[:50], dim=1)
+    for row, found in zip(z, among_neighbours(z), strict=True):
+        near = sorted(z, key=lambda other: -float(row @ other))[: NEIGHBOURS + 1]
+        assert torch.allclose(found, F.normalize(row + F.normalize(sum(near), dim=0), dim=0), atol=1e-5)
+    assert torch.allclose(among_neighbours(z[:3]).norm(dim=1), torch.ones(3))
+
+
+def test_neighbours_find_clusters_that_single_images_hide():
+    generator = torch.Generator().manual_seed(1)
+    label = torch.arange(240) % 8
+    z = F.normalize(torch.eye(64)[:8][label] + 0.2 * torch.randn(240, 64, generator=generator), dim=1)
+    nothing = Anchors(torch.zeros(0, 64), torch.zeros(0, 64))
+    centres, _ = fit_centres(nothing, [z], z, free=8)
+    nearest = (z @ centres.T).argmax(dim=1)
+    pure = sum(int(torch.bincount(label[nearest == c]).max()) for c in nearest.unique())
+    assert pure > 0.95 * len(z)
+
+
+def test_images_with_labels_tell_nothing_of_what_else_there_is(world):
+    every = torch.cat([world.train, world.rows, world.train]).numpy()
+    count, rows = len(world.train), len(world.rows)
+    labelled = [*range(count), *range(count + rows, 2 * count + rows)]
+    known = world.known(world.described)
+    fit = fit_collection(every, BITS, known, clusters=4, labelled=labelled)
+    assert torch.allclose(fit.code.centres, fitted(world, world.described).code.centres, atol=1e-6)
+    assert not torch.equal(fit.code.weight, fitted(world, world.described).code.weight)  # which they are coded by
+    nobody = fit_collection(world.train.numpy(), BITS, known, labelled=range(count))
+    assert nobody.code(world.train).isfinite().all()
+    assert nobody.clusters == 0
 
 
 def test_centres_of_known_classes_are_held_and_labelled_images_keep_their_class():

@@ -109,6 +109,18 @@ def test_the_same_command_makes_the_same_codes_and_computes_no_image_again(run, 
 
 
 @pytest.mark.usefixtures("sure")
+def test_a_checkpoint_that_does_not_say_how_sharp_it_is_keeps_its_codes(run, collection, tmp_path):
+    assert adapt(run, collection, out=tmp_path / "new.ckpt") == 0
+    content = checkpoint.read(tmp_path / "new.ckpt")
+    assert content["state_dict"].pop("collection.sharpness") == 20
+    torch.save(content, tmp_path / "old.ckpt")
+    new, old = (checkpoint.load(tmp_path / f"{name}.ckpt").method.collection for name in ("new", "old"))
+    z = torch.nn.functional.normalize(torch.randn(4, new.centres.shape[1]), dim=1)
+    assert torch.allclose(old.with_resemblance(z)[:, z.shape[1] :], (15 * z @ old.centres.T).softmax(dim=1).sqrt())
+    assert not torch.allclose(old.of_directions(z), new.of_directions(z))
+
+
+@pytest.mark.usefixtures("sure")
 def test_training_images_in_the_collection_are_said(run, collection, tmp_path, capsys):
     assert adapt(run, run.parents[2] / "data", collection, out=tmp_path / "a.ckpt") == 0
     assert "24 images of the collection are training images" in capsys.readouterr().out

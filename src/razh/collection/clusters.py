@@ -138,9 +138,9 @@ def among_neighbours(z: Tensor) -> Tensor:
     What is common to neighbours stays, what is an image's own averages out (diffusion, of one step).
     """
     found = []
-    for rows in z.split(CHUNK):
+    for rows in torch.split(z, CHUNK):
         nearest = (rows @ z.T).topk(min(NEIGHBOURS + 1, len(z)), dim=1).indices  # itself is one
-        mean = torch.stack([z[some].mean(dim=0) for some in nearest])
+        mean = F.embedding_bag(nearest, z, mode="mean")
         found.append(F.normalize(rows + F.normalize(mean, dim=1), dim=1))
     return torch.cat(found)
 

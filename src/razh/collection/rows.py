@@ -61,7 +61,7 @@ def chunks(rows: Rows, most: int) -> Iterator[Tensor]:
 def own_chunks(rows: Tensor) -> list[Tensor]:
     """Return this process's share of rows (n, D) that all processes have, as `chunks` does of those to be read."""
     rank, size = world()
-    return list(rows.split(CHUNK))[rank::size]
+    return list(torch.split(rows, CHUNK))[rank::size]
 
 
 def spread(rows: Rows, most: int) -> Tensor:
