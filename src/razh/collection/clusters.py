@@ -20,7 +20,7 @@ HANDICAP = 0.15  # of free clusters: an image is always like itself
 HOLD = 0.2  # share of the anchor in an anchored centre
 FEWEST = 2.0  # images that a class must have to go on
 SETTLED = 3  # rounds before a class may lapse
-NEIGHBOURS = 10
+NEIGHBOURS, STEPS = 10, 2  # of the diffusion among images
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def fit_centres(
     Images of the collection belong to classes by softmax(20 z·m). Centres of seen and described classes keep a share of
     what they were. When these have settled, free clusters join them, which start at images far from all that is known,
     and are held by nothing; an image belongs to one only if it is more like it than like any known class by `HANDICAP`.
-    They are found among images of which each is taken together with those it is most like, see `among_neighbours`: what
-    a description says of an image is its own, but what cluster it is of its neighbours know, too. Described classes and
+    They are found among images of which each is taken together with those it is most like, `STEPS` times, see
+    `among_neighbours`: what cluster an image is of its neighbours know, too. Described classes and
     free clusters that are the likeliest of fewer than `FEWEST` images lapse: nothing belongs to them from then on.
 
     Args:
@@ -91,7 +91,9 @@ def fit_centres(
         centres, occurs = _em(centres, share, described, LEAD * described, anchors.held)
     if not free or not len(pilot):
         return centres, occurs
-    calm = among_neighbours(pilot)
+    calm = pilot
+    for _ in range(STEPS):
+        calm = among_neighbours(calm)
     starts = far_images(centres[occurs], calm, free, seed)
     every, uncertain = torch.cat([centres, starts]), F.pad(described, (0, len(starts)), value=True)
     offset = F.pad(torch.zeros(known).masked_fill(~occurs, -torch.inf), (0, len(starts)), value=-HANDICAP)
@@ -135,7 +137,7 @@ def _em(
 def among_neighbours(z: Tensor) -> Tensor:
     """Return directions (n, D): each of z (n, D) and the mean of the `NEIGHBOURS` that it is most like, in equal parts.
 
-    What is common to neighbours stays, what is an image's own averages out (diffusion, of one step).
+    What is common to neighbours stays, what is an image's own averages out: a step of diffusion.
     """
     found = []
     for rows in torch.split(z, CHUNK):
