@@ -89,6 +89,18 @@ def test_no_mean_is_over_two_settings():
     assert "splits; mean" not in text
 
 
+def test_a_setting_of_which_nothing_is_done_yet_is_in_no_mean():
+    fitted = {"split/setting": "collection"}
+    cells = [row("a", 16, 0, 0.7, "one", "a") | fitted, row("b", 16, 0, 0.6, "one", "a") | fitted]
+    cells += [row("a", 16, 0, 0.8, "two", "b") | {"split/setting": "both"}]
+    waiting = [row(label, 16, 0, None, "three", status="missing") for label in "ab"]
+    found = Results("name", "Title", "cub", "tiny", METRIC, "", 0, pd.DataFrame([*cells, *waiting]))
+    assert list(mean_table(found).columns) == ["16 bits, collection", "16 bits, both"]
+    assert "a" in headline(found)
+    alike = Results("name", "Title", "cub", "tiny", METRIC, "", 0, pd.DataFrame([*cells[:2], *waiting]))
+    assert list(mean_table(alike).columns) == ["16 bits"]
+
+
 def test_mean_ranks_are_of_methods_that_stand_in_every_column():
     assert results().ranks.to_dict() == {"a": (2 + 1.5) / 2, "b": (1 + 1.5) / 2}
 

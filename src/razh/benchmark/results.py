@@ -114,9 +114,10 @@ class Results(About):
     def means(self) -> dict[str, str]:
         """The column that a protocol's figures are averaged in, by protocol: one for each setting, and for refit runs.
 
-        Where all are alike it is just `mean`.
+        Where all are alike it is just `mean`. What setting a protocol has its results say: without any it is in none.
         """
-        facts = self.cells.reindex(columns=["protocol", "split/setting", "split/refit"])
+        done = self.cells[self.cells["status"] == "done"]
+        facts = done.reindex(columns=["protocol", "split/setting", "split/refit"])
         found = {}
         for protocol, cells in facts.groupby("protocol", sort=False):
             setting = next(iter(cells["split/setting"].dropna()), "inductive")
