@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from razh.collection.clusters import Anchors, Space, fit_centres
-from razh.collection.code import PER_CLUSTER, Known, fit_collection
+from razh.collection.code import Known, fit_collection
 from razh.collection.rows import Rows, Some, positions
 
 __all__ = ["FEWEST_IMAGES", "Verdict", "like_neighbours", "trial"]
@@ -19,6 +19,7 @@ __all__ = ["FEWEST_IMAGES", "Verdict", "like_neighbours", "trial"]
 FEWEST_IMAGES = 40  # half of them are fitted to, half are judged by
 MOST = 6000  # images that a trial takes
 NEIGHBOURS = 10
+PER_CLUSTER = 6  # images of a cluster that judges: coarser ones hold several classes, and any code keeps those together
 # Standard errors by which the new code must be better; as fitted to half of the images, it is worse than it will be.
 SURE = 1.0
 
