@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from razh.cli.main import main
+from razh.collection.code import fit_collection
 from razh.retrieval.packing import unpack
 from razh.run import checkpoint
 from razh.support.files import digest_of
@@ -121,9 +122,19 @@ def test_a_checkpoint_that_does_not_say_how_sharp_it_is_keeps_its_codes(run, col
 
 
 @pytest.mark.usefixtures("sure")
-def test_training_images_in_the_collection_are_said(run, collection, tmp_path, capsys):
+def test_training_images_in_the_collection_are_said_and_keep_their_class(
+    run, collection, tmp_path, capsys, monkeypatch
+):
+    given = []
+
+    def fit(rows, *options, labelled, **others):
+        given.extend(rows[labelled].tolist())
+        return fit_collection(rows, *options, labelled=labelled, **others)
+
+    monkeypatch.setattr("razh.index.adapting.fit_collection", fit)
     assert adapt(run, run.parents[2] / "data", collection, out=tmp_path / "a.ckpt") == 0
     assert "24 images of the collection are training images" in capsys.readouterr().out
+    assert len(given) == 24
 
 
 def test_where_the_trial_brings_nothing_the_codes_stay_and_nothing_is_written(
