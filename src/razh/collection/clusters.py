@@ -74,8 +74,9 @@ def fit_centres(
     what they were. When these have settled, free clusters join them, which start at images far from all that is known,
     and are held by nothing; an image belongs to one only if it is more like it than like any known class by `HANDICAP`.
     They are found among images of which each is taken together with those it is most like, `STEPS` times, see
-    `among_neighbours`: what cluster an image is of its neighbours know, too. Described classes and
-    free clusters that are the likeliest of fewer than `FEWEST` images lapse: nothing belongs to them from then on.
+    `among_neighbours`: what cluster an image is of its neighbours know, too. Then the known classes settle once more
+    beside them. Described classes and free clusters that are the likeliest of fewer than `FEWEST` images lapse: nothing
+    belongs to them from then on.
 
     Args:
         anchors: what is known of the classes.
