@@ -1,6 +1,7 @@
 """Settings: what is given beside labelled images is given by the data module, and nothing else is looked at."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from razh.backbones.timm import TimmBackbone
 from razh.callbacks.collection import adapt
 from razh.cli.main import main
+from razh.collection.code import fit_collection
 from razh.datamodules.splits import SETTINGS
 from razh.datamodules.synthetic.data import SyntheticDataModule
 from razh.methods.ce import CE
@@ -65,6 +67,26 @@ def test_queries_are_not_read_and_labels_of_the_collection_are_not_looked_at(set
     adapt(method, data)
     assert read == set(data.split.train.tolist()) | set(data.split.unlabelled.tolist())
     assert (set(data.split.unseen_classes) & set(method.collection.classes.tolist()) != set()) == (setting == "both")
+
+
+@pytest.mark.usefixtures("sure")
+def test_training_images_in_the_database_keep_their_class(monkeypatch):
+    data = make("collection")
+    shared = data.split.train[::2]
+    monkeypatch.setitem(
+        data.__dict__,
+        "split",
+        replace(data.split, database=np.union1d(data.split.database, shared), labels=data.labels),
+    )
+    given = {}
+
+    def fit(rows, *options, labelled):
+        given["labelled"] = data.split.unlabelled[labelled]
+        return fit_collection(rows, *options, labelled=labelled)
+
+    monkeypatch.setattr("razh.callbacks.collection.fit_collection", fit)
+    adapt(build(data).eval(), data)
+    assert np.array_equal(given["labelled"], shared)
 
 
 def test_nothing_is_adapted_where_a_trial_brings_nothing(monkeypatch, caplog):
