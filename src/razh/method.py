@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from razh.backbones.timm import TimmBackbone
-from razh.backbones.views import Views
+from razh.backbones.views import chosen_views
 from razh.collection.code import CollectionCode
 from razh.layers.hash import HashHead, binarize, within_class_whitening
 from razh.layers.posteriors import ClassPosteriors
@@ -50,6 +50,8 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
         train_classes: Tensor,
         bits: Bits = 64,
         hash_init: Literal["itq", "pca", "whitened", "random"] = "itq",
+        views: Literal["none", "auto", "sizes", "mirrored"] = "none",
+        view_scale: Positive = 9 / 7,
         lr: Positive = 1e-3,
         backbone_lr: NonNegative = 1e-4,
         weight_decay: NonNegative = 1e-4,
@@ -67,6 +69,9 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
             bits: code length L.
             hash_init: start the hash head from PCA + ITQ of the training features, from PCA alone, from PCA + ITQ of
                 the features `whitened` by what differs within a class, or at random.
+            views: which views of an image it is described by, each of which is a pass of the network; none: by its
+                feature. auto: `sizes` of frozen networks, else `mirrored`; see `razh.backbones.views`.
+            view_scale: how much larger than an image its views are shown to a convolutional network.
             lr: learning rate of everything but the backbone.
             backbone_lr: learning rate of the backbone's trainable part.
             weight_decay: of AdamW.
@@ -76,10 +81,11 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
             attribute_groups: (M,) the part that each attribute belongs to, where names say so; given by the data.
 
         Raises:
-            ValueError: a number out of its bounds.
+            ValueError: a number out of its bounds; views of no such name.
         """
         super().__init__()
         self.backbone = backbone
+        self.views, self.view_scale = chosen_views(views, backbone.freeze), view_scale
         self.bits, self.hash_init = bits, hash_init
         self.lr, self.backbone_lr, self.weight_decay, self.warmup = lr, backbone_lr, weight_decay, warmup
         self._watch = LossWatch()
@@ -103,7 +109,7 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
 
     def input_width(self) -> int:
         """Build the layers in front of the hash head, if there are any, and return the width of what it sees."""
-        return self.backbone.feature_dim
+        return self.feature_width
 
     @abstractmethod
     def hash_logits(self, batch: Batch) -> Tensor:
@@ -129,9 +135,13 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
         """Return what codes of a collection are fitted to (B, E): the description, and what the method adds to it."""
         return self.description(batch)
 
-    collection_array: str | None = "kept"
-    """Name of the array of `razh.features.arrays` that `collection_input` is made from; None where layers that were
-    trained make a part of it."""
+    @property
+    def collection_array(self) -> str | None:
+        """Name of the array of `razh.features.arrays` that `collection_input` is made from.
+
+        It is None where layers that were trained make a part of it.
+        """
+        return "descriptors" if self.views else "kept"
 
     def codes(self, images: Tensor) -> Tensor:
         """Return the codes (B, L), bool, of uint8 images (B, 3, H, W).
@@ -162,7 +172,9 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
         return self.backbone.embed(batch["image"]) if cached is None else cached.to(self.dtype)
 
     def feature(self, batch: Batch) -> Tensor:
-        """Return the feature (B, D), from the cache where the batch has it."""
+        """Return the feature (B, D), or the mean descriptor of the views; from the cache where the batch has it."""
+        if self.views:
+            return self.descriptors(batch).mean(dim=1)
         cached = batch.get("feature")
         return self.backbone.encode(self.patches(batch)) if cached is None else cached.to(self.dtype)
 
@@ -170,18 +182,29 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
         """Return labels (B,) counted among the training classes."""
         return self.class_position[batch["label"]]
 
-    views: Views = ()
-    """Views that are shown of an image, where it is shown in several."""
+    def descriptors(self, batch: Batch) -> Tensor:
+        """Return descriptors (B, V, D) of the views, from the cache where the batch has them or their patches."""
+        cached, patches = batch.get("descriptors"), batch.get("view_patches")
+        if cached is not None and self.backbone.freeze == "all":
+            return cached.to(self.dtype)
+        if patches is not None:
+            return self.backbone.descriptors(patches.to(self.dtype), self.views, self.view_size)
+        return self.backbone.describe(batch["image"], self.views, self.view_size)
+
+    @property
+    def feature_width(self) -> int:
+        """Width D of `feature`."""
+        return self.backbone.descriptor_dim if self.views else self.backbone.feature_dim
 
     @property
     def view_size(self) -> int:
         """Side in pixels of an enlarged view."""
-        return self.backbone.image_size
+        return self.backbone.view_size(self.view_scale) if self.views else self.backbone.image_size
 
     @property
     def cached_inputs(self) -> tuple[str, ...]:
         """Return which arrays of `razh.features.arrays` a batch should have; by default the last cached output."""
-        return self.backbone.caches[-1:]
+        return (self.backbone.view_caches if self.views else self.backbone.caches)[-1:]
 
     # Lightning's hooks from here on.
 

@@ -10,10 +10,12 @@ from razh.methods.razh import RAZH
 from tests.methods.views import razh_views
 
 
-@pytest.mark.parametrize("kind", [CE, RAZH, razh_views])
+@pytest.mark.parametrize(
+    ("kind", "views"), [(CE, "none"), (CE, "auto"), (RAZH, "none"), (RAZH, "auto"), (razh_views, "auto")]
+)
 @pytest.mark.parametrize("freeze", ["all", "none"])
-def test_descriptions_and_logits_are_those_of_the_method(kind, freeze, make_method, make_backbone, monkeypatch):
-    method = make_method(kind, make_backbone("test_efficientnet", split=2, freeze=freeze)).eval()
+def test_descriptions_and_logits_are_those_of_the_method(kind, views, freeze, make_method, make_backbone, monkeypatch):
+    method = make_method(kind, make_backbone("test_efficientnet", split=2, freeze=freeze), views=views).eval()
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     pictures = Pictures([f"image {i}" for i in range(5)], images.__getitem__, 0)
     rows = describe(method, pictures, "describing", "a")

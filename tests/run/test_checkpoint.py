@@ -75,7 +75,9 @@ def refused(path, match, error=ValueError):
 
 @pytest.mark.parametrize("knows", [False, True])
 @pytest.mark.parametrize(("name", "split"), BACKBONES)
-@pytest.mark.parametrize(("kind", "options"), [(CE, {}), (RAZH, {}), (RAZH, of_views()), (ITQ, {})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [(CE, {}), (CE, {"views": "auto"}), (RAZH, {}), (RAZH, of_views()), (ITQ, {})]
+)
 def test_loaded_method_gives_the_same_logits(saved, make_batch, kind, options, name, split, knows):
     """Also where what the network started from decides what the method is made of."""
     method, path = saved(kind=kind, name=name, split=split, knows=knows, **options)

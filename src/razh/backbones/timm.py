@@ -144,6 +144,11 @@ class TimmBackbone(Bounded, nn.Module):
         """Which outputs are pure functions of the image and may be cached: `patches`, `feature`."""
         return {"none": (), "trunk": ("patches",), "all": ("patches", "feature")}[self.freeze]
 
+    @property
+    def view_caches(self) -> tuple[str, ...]:
+        """The same of several views: `view_patches`, `descriptors`."""
+        return {"none": (), "trunk": ("view_patches",), "all": ("descriptors",)}[self.freeze]
+
     def frozen_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters that `freeze` keeps from training."""
         return [value for value in self.frozen_state().values() if isinstance(value, nn.Parameter)]

@@ -31,7 +31,18 @@ SIZES: Views = (View(), View(0.7, mirrored=True), View(0.55), View(mirrored=True
 MIRRORED: Views = (View(), View(mirrored=True), View(0.7), View(0.7, mirrored=True))
 """Objects at two sizes, and their mirror images: for networks that learn from these views."""
 
-NAMED = {"sizes": SIZES, "mirrored": MIRRORED}
+NAMED = {"none": (), "sizes": SIZES, "mirrored": MIRRORED}
+
+
+def chosen_views(name: str, freeze: str) -> Views:
+    """Return the views of this name; `auto` chooses by what of a network is frozen.
+
+    Raises:
+        ValueError: views of no such name.
+    """
+    if name not in ("auto", *NAMED):
+        raise ValueError(f"views={name!r} must be one of auto, {', '.join(NAMED)}")
+    return NAMED[("sizes" if freeze == "all" else "mirrored") if name == "auto" else name]
 
 
 def views_key(views: Views) -> str:

@@ -64,7 +64,7 @@ class AgNet(HashingMethod):
     def input_width(self) -> int:
         """Build the regression of attributes, which are all that the hash head sees; return their number M."""
         attributes = self.class_attributes.shape[1]
-        self.regressor = AttributeRegressor(self.backbone.feature_dim, attributes, self.regression)
+        self.regressor = AttributeRegressor(self.feature_width, attributes, self.regression)
         return attributes
 
     def hash_logits(self, batch: Batch) -> Tensor:

@@ -108,7 +108,7 @@ class COMAE(HashingMethod):
     @property
     def cached_inputs(self) -> tuple[str, ...]:
         """Return all arrays of a feature cache: the attribute maps need patches."""
-        return self.backbone.caches
+        return tuple(dict.fromkeys((*self.backbone.caches, *super().cached_inputs)))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the angular hash loss and the constraints on attributes by point, pair and class."""
@@ -139,7 +139,7 @@ class COMAE(HashingMethod):
         return logits if self.attribute_code is None else logits + self.attribute_code(predicted - self.mean_strength)
 
     def _feature_of(self, patches: Tensor, batch: Batch) -> Tensor:
-        return self.feature(batch) if "feature" in batch else self.backbone.encode(patches)
+        return self.feature(batch) if self.views or "feature" in batch else self.backbone.encode(patches)
 
     def _spatial(self, patches: Tensor) -> Tensor:
         return patches[:, self.backbone.prefix :]

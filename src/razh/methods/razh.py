@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from razh.backbones.timm import TimmBackbone
-from razh.backbones.views import NAMED
-from razh.support.bounds import NonNegative, Positive
+from razh.backbones.views import chosen_views
+from razh.support.bounds import NonNegative
 from razh.terms.encoders import Encoder, Pooled, ViewEncoder
 from razh.terms.method import TermMethod
 from razh.terms.options import Code, Matching, Mixing, Parts, chosen
@@ -94,7 +94,6 @@ class RAZH(TermMethod):
         *,
         hash_init: Literal["auto", "itq", "pca", "whitened", "random"] = "auto",
         views: Literal["none", "auto", "sizes", "mirrored"] = "none",
-        view_scale: Positive = 9 / 7,
         code: Code = CODE,
         parts: Parts = PARTS,
         matching: Matching = MATCHING,
@@ -106,8 +105,7 @@ class RAZH(TermMethod):
 
         Args:
             hash_init: see `HashingMethod`. auto: `whitened` where a network with trained weights is frozen, else `itq`.
-            views: which views an image has. auto: `sizes` of frozen networks, else `mirrored`.
-            view_scale: how much larger than an image its views are shown to a convolutional network.
+            views: see `HashingMethod`.
             code: how the feature becomes a code, see `Code`; a dict names what differs from the default, here and in
                 the other groups.
             parts: how patches become parts, see `Parts`.
@@ -125,34 +123,26 @@ class RAZH(TermMethod):
             hash_init = "whitened" if backbone.frozen_with_weights else "itq"
         parts, weights = chosen(PARTS, parts), chosen(WEIGHTS, weights)
         reads = weights.attributes > 0 and parts.granularity == "part"
-        if views not in ("none", "auto", *NAMED):
-            raise ValueError(f"views={views!r} must be one of none, auto, {', '.join(NAMED)}")
-        if views == "auto":
-            views = "sizes" if backbone.freeze == "all" else "mirrored"
-        self.views, self.view_scale = NAMED.get(views, ()), view_scale
-        if self.views and weights.mix_hash:
+        several = bool(chosen_views(views, backbone.freeze))
+        if several and weights.mix_hash:
             raise ValueError("weights.mix_hash hashes features, and views have descriptors; set it to 0, or views=none")
         super().__init__(
             code=chosen(CODE, code).resolve(
                 backbone,
                 parts.granularity,
                 len(kwargs["train_classes"]),
-                posteriors="training" if self.views else "none",
-                responses="none" if reads else "patch" if self.views else "part",
+                posteriors="training" if several else "none",
+                responses="none" if reads else "patch" if several else "part",
             ),
             parts=parts,
             matching=chosen(MATCHING, matching),
             mixing=chosen(MIXING, mixing),
             weights=weights,
             hash_init=hash_init,
+            views=views,
             **kwargs,
         )
 
     def make_encoder(self) -> Encoder:
         """Return the backbone's feature, or the mean descriptor of the views."""
         return ViewEncoder(self.backbone, self.views, self.view_scale) if self.views else Pooled(self.backbone)
-
-    @property
-    def view_size(self) -> int:
-        """Side in pixels of an enlarged view."""
-        return self.backbone.view_size(self.view_scale) if self.views else self.backbone.image_size

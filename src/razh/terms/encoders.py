@@ -126,9 +126,8 @@ class ViewEncoder(Encoder):
             scale: how much larger than an image its views are shown to a convolutional network.
         """
         self.views, self.size, self.frozen = views, backbone.view_size(scale), backbone.freeze == "all"
-        own: dict[str, tuple[str, ...]] = {"none": (), "trunk": ("view_patches",), "all": ("descriptors",)}
         # Where the network trains, the patches of the views are there; of a frozen one, only their descriptors are.
-        super().__init__(backbone.descriptor_dim, own[backbone.freeze], ("patches",) if self.frozen else ())
+        super().__init__(backbone.descriptor_dim, backbone.view_caches, ("patches",) if self.frozen else ())
 
     def shown(self, batch: Batch, backbone: TimmBackbone) -> Batch:
         """Return the batch with the patches of its views, if no descriptors are cached.

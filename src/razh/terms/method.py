@@ -176,7 +176,7 @@ class TermMethod(TermHost):
         return torch.cat([F.normalize(self.encoder.describe(step), dim=-1), told], dim=1)
 
     @property
-    def collection_array(self) -> str | None:  # type: ignore[override]
+    def collection_array(self) -> str | None:
         """Name of the array that `collection_input` is made from; None where attributes that were read belong to it."""
         return None if self.tells_collection else self.encoder.reference
 
