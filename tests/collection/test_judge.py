@@ -2,8 +2,9 @@
 
 import torch
 
-from razh.collection.judge import like_neighbours, trial
-from razh.layers.hash import itq
+from razh.collection.clusters import Space
+from razh.collection.judge import _alike, like_neighbours, trial
+from razh.layers.hash import itq, within_class_whitening
 from tests.collection.world import DIM, Collection
 
 
@@ -33,14 +34,37 @@ def test_a_collection_with_structure_is_worth_it():
     assert verdict.after > verdict.before
 
 
-def test_noise_and_few_images_are_not():
+def test_few_images_are_not():
     world = Collection()
-    noise = torch.randn(400, DIM, generator=torch.Generator().manual_seed(1))
-    weight, bias = itq(torch.randn(2000, DIM, generator=torch.Generator().manual_seed(2)), 16)
-    assert not trial(noise.numpy(), lambda at: noise[at] @ weight.T + bias, 16).better
     few = world.rows[::9][:40]
     weight, bias = itq(world.train, 16)
     assert not trial(few.numpy(), lambda at: few[at] @ weight.T + bias, 16).better
+
+
+def test_what_one_half_of_noise_tells_says_nothing_of_the_other():
+    gains = []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(400, DIM, generator=generator)
+        weight, bias = itq(torch.randn(2000, DIM, generator=generator), 16)
+        verdict = trial(noise.numpy(), lambda at, w=weight, b=bias, z=noise: z[at] @ w.T + b, 16)
+        gains.append(verdict.after - verdict.before)
+    assert abs(sum(gains) / len(gains)) < 0.01
+    structure = trial(Collection().rows.numpy(), old(Collection()), 16)
+    assert structure.after - structure.before > 4 * max(map(abs, gains))
+
+
+def test_seen_classes_judge_and_described_ones_do_not():
+    """Images of seen classes are told by name; what is said of others changes nothing."""
+    world = Collection()
+    own, wrong = world.known(world.described), world.known(1 - world.described)
+    space = Space(world.train.mean(dim=0), within_class_whitening(world.train, world.train_labels))
+    told = [_alike(world.rows, space, known, 0) for known in (own, wrong, world.known())]
+    assert torch.equal(told[0], told[1])
+    assert torch.equal(told[0], told[2])
+    seen = world.labels < world.seen
+    assert (told[0] == world.labels)[seen].float().mean() > 0.6  # of eight
+    assert not torch.equal(_alike(world.rows, space, None, 0), told[0])
 
 
 def test_images_that_the_codes_were_trained_on_do_not_judge():

@@ -46,7 +46,7 @@ def test_attributes_that_were_read_are_kept_for_their_checkpoint_alone(make_meth
 
 def test_rows_of_a_checkpoint_with_other_options_and_the_same_weights_are_not_found(make_method, make_backbone):
     backbone = make_backbone("test_efficientnet", split=2, freeze="all")
-    plain, told = make_method(RAZH, backbone).eval(), make_method(RAZH, backbone, code={"collection_attributes": 2.0})
+    plain, told = make_method(RAZH, backbone).eval(), make_method(RAZH, backbone, code={"collection_attributes": 8.0})
     told.eval().load_state_dict(plain.state_dict())
     images, at = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), np.arange(2)
     pictures = Pictures(["image 0", "image 1"], images.__getitem__, 0)

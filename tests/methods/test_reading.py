@@ -1,5 +1,6 @@
 """Attributes first: parts that compete, attributes read part by part, and a code that starts once they can be told."""
 
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from razh.layers.reading import AttributeReader, CompetingParts, Standardise
 from razh.method import HashingMethod
 from razh.methods.razh import CODE, RAZH
 from razh.terms.base import Step
+from razh.terms.options import Code
 
 GROUPS = torch.tensor([0, 0, 1, 1, 2, 2, 2, 0])  # of eight attributes
 STRENGTHS = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
@@ -194,7 +196,7 @@ def test_codes_of_a_collection_see_the_attributes_that_were_read(method, make_ba
     rows, width = method.collection_input(batch), method.backbone.feature_dim
     assert rows.shape == (8, width + 8)
     torch.testing.assert_close(rows[:, :width], F.normalize(method.description(batch), dim=1))
-    torch.testing.assert_close(rows[:, width:], 0.5 * F.normalize(method.read_attributes(batch).strength, dim=1))
+    torch.testing.assert_close(rows[:, width:], 2 * F.normalize(method.read_attributes(batch).strength, dim=1))
     assert method.collection_array is None
     unlabelled = {name: value for name, value in batch.items() if name != "label"}
     assert torch.equal(method.collection_input(unlabelled), rows)
@@ -210,6 +212,18 @@ def test_without_them_codes_of_a_collection_see_the_description(changes, make_me
     batch = make_batch()
     assert torch.equal(method.collection_input(batch), method.description(batch))
     assert method.collection_array == "kept"
+
+
+@pytest.mark.parametrize(
+    ("code", "length"), [({}, 0.5), ({"attributes": 0.3}, 0.3), ({"collection_attributes": 1.0}, 1.0)]
+)
+def test_codes_of_a_collection_are_told_attributes_however_few_classes_taught_them(code, length):
+    backbone = SimpleNamespace(frozen_with_weights=True, has_weights=True, freeze="all")
+    told = replace(CODE, **code).resolve(backbone, "part", 5, posteriors="none", responses="none")
+    assert told.attributes == 0
+    assert told.collection_attributes == length
+    old = Code(**asdict(told))  # as a checkpoint keeps them
+    assert old.resolve(backbone, "part", 5, posteriors="none", responses="none") == told
 
 
 @pytest.mark.parametrize(("weights", "classes", "told"), [(True, 39, 0.0), (True, 40, 0.5), (False, 5, 2.0)])

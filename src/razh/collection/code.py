@@ -20,6 +20,7 @@ from razh.layers.posteriors import predicted_means
 __all__ = ["CollectionCode", "Fitted", "Known", "fit_collection"]
 
 SHARPNESS = 20.0  # of the soft assignment that is part of the code
+RESEMBLANCE = 0.7  # length of that part beside z: more, and images of classes that nobody knows are told apart less
 MOST = 50_000  # images that are fitted to; larger collections are sampled evenly
 PILOT = 10_000  # images that free clusters and the rotation are fitted to
 PER_CLUSTER, MOST_CLUSTERS = 12, 100
@@ -200,14 +201,16 @@ def _own_space(rows: Rows, free: int, seed: int) -> Space:
 def _rotate(code: CollectionCode, share: list[Tensor], pilot: Tensor, seed: int) -> None:
     """Solve for the linear map: PCA of the whole collection, ITQ's rotation of the pilot."""
     width = code.weight.shape[1]
+    length = torch.ones(width)
+    length[len(code.mean) :] = RESEMBLANCE
 
     def moments(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        seen = code.with_resemblance(z)
+        seen = length * code.with_resemblance(z)
         return seen.sum(dim=0), seen.T @ seen, torch.tensor(float(len(z)))
 
     total, outer, count = summed(share, moments, (width,), (width, width), ())
     mean = total / count
-    centred = (code.with_resemblance(pilot) - mean).double()
+    centred = (length * code.with_resemblance(pilot) - mean).double()
     weight = quantising_map(outer / count - mean[:, None] * mean, centred, len(code.bias), seed=seed)
-    code.weight.copy_(weight)
+    code.weight.copy_(length * weight)
     code.bias.copy_(-(weight @ mean))

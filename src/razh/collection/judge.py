@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from razh.collection.clusters import Anchors, Space, fit_centres
-from razh.collection.code import Known, fit_collection
+from razh.collection.code import PER_CLUSTER, Known, fit_collection
 from razh.collection.rows import Rows, Some, positions
 
 __all__ = ["FEWEST_IMAGES", "Verdict", "like_neighbours", "trial"]
@@ -19,7 +20,6 @@ __all__ = ["FEWEST_IMAGES", "Verdict", "like_neighbours", "trial"]
 FEWEST_IMAGES = 40  # half of them are fitted to, half are judged by
 MOST = 6000  # images that a trial takes
 NEIGHBOURS = 10
-PER_CLUSTER = 6  # images of a cluster that judges: coarser ones hold several classes, and any code keeps those together
 # Standard errors by which the new code must be better; as fitted to half of the images, it is worse than it will be.
 SURE = 1.0
 
@@ -50,9 +50,10 @@ def trial(
 ) -> Verdict:
     """Fit codes to each half of a collection, and compare them with those that are there on the other half.
 
-    What belongs together is told by clusters of that other half, which nothing but its own images has a part in: where
-    there is no structure, what one half tells says nothing of the other. Images with labels do not judge, as long as
-    there are `FEWEST_IMAGES` others: codes that were trained on them are better there than anywhere else.
+    What belongs together is told by the seen classes and the clusters of that other half, in whose clusters nothing but
+    its own images has a part: where there is no structure, what one half tells says nothing of the other. What is said
+    of described classes does not judge: it may be wrong. Images with labels do not, either, as long as there are
+    `FEWEST_IMAGES` others: codes that were trained on them are better there than anywhere else.
 
     Args:
         rows: descriptions (n, D), n ≥ `FEWEST_IMAGES`.
@@ -76,16 +77,21 @@ def trial(
         fit = fit_collection(Some(rows, half), bits, known, clusters=clusters, labelled=with_labels, seed=seed)
         code = fit.code
         judged = torch.from_numpy(np.asarray(rows[others], dtype=np.float32))
-        z = Space(code.mean, code.whitening).directions(judged)
-        nothing = z[:0]
-        centres, _ = fit_centres(Anchors(nothing, nothing), [z], z, len(z) // PER_CLUSTER, seed)
-        labels = (z @ centres.T).argmax(dim=1)
+        labels = _alike(judged, Space(code.mean, code.whitening), known, seed)
         old.append(like_neighbours(labels, before(others) >= 0))
         new.append(like_neighbours(labels, code(judged) >= 0))
     was, now = torch.cat(old), torch.cat(new)
     gain = now - was
     better = gain.mean() > SURE * gain.std() / len(gain) ** 0.5
     return Verdict(float(was.mean()), float(now.mean()), bool(better))
+
+
+def _alike(rows: Tensor, space: Space, known: Known | None, seed: int) -> Tensor:
+    """Return to which seen class or cluster of their own each of some descriptions (n, D) belongs (n,)."""
+    z = space.directions(rows)
+    anchors = Anchors(z[:0], z[:0]) if known is None else replace(known, described=None).anchors(space)
+    centres, occurs = fit_centres(anchors, [z], z, len(z) // PER_CLUSTER, seed)
+    return (z @ centres[occurs].T).argmax(dim=1)
 
 
 def like_neighbours(labels: Tensor, codes: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class RAZHWeights(Weights):
     reconstruction: NonNegative = 0.0
 
 
-CODE = Code(attributes=0.5, attributes_from=40, untrained_attributes=2.0, collection_attributes=0.5)
+CODE = Code(attributes=0.5, attributes_from=40, untrained_attributes=2.0)
 PARTS = Parts(order="attributes_first")
 MATCHING, MIXING, WEIGHTS = Matching(), Mixing(), RAZHWeights()
 

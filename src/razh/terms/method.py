@@ -165,14 +165,15 @@ class TermMethod(TermHost):
     @property
     def tells_collection(self) -> bool:
         """Whether codes of a collection are fitted to attributes that were read, too."""
-        return self.reads_attributes and self.code.collection_attributes > 0 and "reader" in self.tools
+        return self.reads_attributes and bool(self.code.collection_attributes) and "reader" in self.tools
 
     def collection_input(self, batch: Batch) -> Tensor:
         """Return what codes of a collection are fitted to (B, E): the description, of length 1, and attributes read."""
-        if not self.tells_collection:
+        length = self.code.collection_attributes
+        if not self.tells_collection or length is None:
             return self.description(batch)
         step = Step(self, batch)
-        told = self.code.collection_attributes * F.normalize(step.read, dim=-1)
+        told = length * F.normalize(step.read, dim=-1)
         return torch.cat([F.normalize(self.encoder.describe(step), dim=-1), told], dim=1)
 
     @property

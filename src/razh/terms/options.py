@@ -40,7 +40,8 @@ class Code:
             of others. It does not count for `untrained_attributes`.
         untrained_attributes: the same where the network has no trained weights, whose features tell less.
         collection_attributes: length of the attributes that were read in what codes of a collection are fitted to,
-            beside a description of length 1. 0 for none.
+            beside a description of length 1. 0 for none; None: `attributes`, however few classes taught them, or
+            `untrained_attributes`.
         responses: the hash head also sees how near the nearest `part`, or `patch`, comes to each attribute. auto: the
             method's own choice where the network trains from random initialisation, else `none`.
         similarity_space: what `similarity` keeps is the cosine of centred descriptions as they are (`feature`), or of
@@ -66,7 +67,7 @@ class Code:
     attributes: NonNegative = 0.0
     attributes_from: CountOrZero = 0
     untrained_attributes: NonNegative = 0.0
-    collection_attributes: NonNegative = 0.0
+    collection_attributes: NonNegative | None = None
     responses: Literal["auto", "none", "part", "patch"] = "auto"
     similarity_space: Literal["auto", "feature", "whitened"] = "auto"
     attribute_share: Share = 0.0
@@ -97,7 +98,8 @@ class Code:
         """
         frozen, knows = backbone.frozen_with_weights, backbone.has_weights
         chosen: Any = self.responses
-        told = self.attributes if classes >= self.attributes_from else 0.0
+        length = self.attributes if knows else self.untrained_attributes
+        enough = not knows or classes >= self.attributes_from
         if chosen == "auto":
             chosen = responses if backbone.freeze == "none" and not knows else "none"
         return dataclasses.replace(
@@ -107,7 +109,8 @@ class Code:
             similarity_space=("whitened" if frozen else "feature")
             if self.similarity_space == "auto"
             else self.similarity_space,
-            attributes=told if knows else self.untrained_attributes,
+            attributes=length if enough else 0.0,
+            collection_attributes=length if self.collection_attributes is None else self.collection_attributes,
             attribute_share=self.attribute_share if knows else self.untrained_attribute_share,
             enough_classes=self.enough_classes if knows else 0,
         )
