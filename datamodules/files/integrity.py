@@ -112,7 +112,8 @@ def _check(folder: Path, paths: Sequence[str], max_megapixels: float, known: sql
         if before != state.text:
             unknown[i] = state
     if unknown:
-        log.info("checking %d of %d images in %s", len(unknown), len(paths), folder)
+        where = os.path.commonpath([(folder / path).parent for path in paths])
+        log.info("checking %d of %d images in %s", len(unknown), len(paths), where)
     for found in _decoded(folder, paths, list(unknown), max_megapixels):
         rows = [
             (os.fsencode(paths[i]), unknown[i].text, image.signature)
