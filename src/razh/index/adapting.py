@@ -16,7 +16,7 @@ from razh.collection.judge import FEWEST_IMAGES, Verdict, trial
 from razh.datamodules.base import ZeroShotDataModule
 from razh.datamodules.files.tables import read_class_table
 from razh.datamodules.splits import Rows
-from razh.index.descriptions import Descriptions, Pictures, describe, pictures_of
+from razh.index.descriptions import Pictures, describe, pictures_of
 from razh.index.encoding import device_named
 from razh.index.options import Encoding
 from razh.index.sources import Source
@@ -136,7 +136,8 @@ def adapt(
         if not verdict.better:
             return Adapted(None, verdict, problems, len(labelled))
     fit = fit_collection(rows, method.bits, known, clusters=clusters, labelled=labelled, seed=seed)
-    fitted = _written(out, content, loaded, fit, rows, known, new[0] if new else [], origin, seed)
+    fitted = _fitted_to(fit, rows.shape[0], known, new[0] if new else [], origin, seed)
+    adapted.save(out, content, method, fit.code, fitted)
     return Adapted(fitted, verdict, problems, len(labelled))
 
 
@@ -206,21 +207,10 @@ def _load(data: ZeroShotDataModule, rows: Rows, at: int) -> torch.Tensor:
     return data.evaluation_image(int(rows[at]))
 
 
-def _written(
-    out: Path,
-    content: dict[str, Any],
-    loaded: Loaded,
-    fit: Fitted,
-    rows: Descriptions,
-    known: Known | None,
-    names: list[str],
-    origin: str,
-    seed: int,
-) -> FittedTo:
-    """Write a checkpoint with the fitted code; return what it is fitted to."""
-    fitted = FittedTo(
+def _fitted_to(fit: Fitted, images: int, known: Known | None, names: list[str], origin: str, seed: int) -> FittedTo:
+    return FittedTo(
         setting="both" if names else "collection" if known is not None else "unlabelled",
-        images=rows.shape[0],
+        images=images,
         seen=0 if known is None else len(known.attributes),
         described=names,
         lapsed=[names[at] for at in fit.lapsed],
@@ -228,5 +218,3 @@ def _written(
         origin=origin,
         seed=seed,
     )
-    adapted.save(out, content, loaded.method, fit.code, fitted)
-    return fitted
