@@ -165,7 +165,7 @@ def figures(world: World, database: Rows, logits: Tensor, code: CollectionCode |
 
 def fitted(world: World, database: Rows, known: Known, seed: int) -> dict[str, float]:
     """Return figures of codes that are fitted to a collection if the trial says so."""
-    rows, before = world.rows[database], world.before[torch.from_numpy(database)]
+    rows, before = world.rows[database], world.before[torch.from_numpy(database.copy())]
     bits = before.shape[1]
     labelled = np.flatnonzero(np.isin(database, world.train))
     verdict = trial(rows, lambda at: before[torch.from_numpy(at)], bits, known, labelled=labelled, seed=seed)

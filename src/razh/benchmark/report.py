@@ -291,10 +291,7 @@ def _mean_words(results: Results) -> str:
     """Return what the mean's deviation is, and how far the best method is from the next one at each length."""
     means, several = over_protocols(results.table, results.means), len(set(results.means.values())) > 1
     splits = "" if several else f"{len(results.protocols)} splits; mean"
-    text = (
-        f"{splits or 'Mean over the splits of a setting'} ± standard deviation of the splits' means over seeds "
-        "(how hard a split is makes most of it)."
-    )
+    text = f"{splits or 'Mean over the splits of a setting'} ± standard deviation of the splits' means over seeds."
     for (name, bits), of_bits in means[means["ranked"]]["mean"].groupby(level=["protocol", "bits"], sort=False):
         order = of_bits.droplevel(["protocol", "bits"]).sort_values(ascending=False, kind="stable")
         lead = order.iloc[0] / order.iloc[1] - 1 if len(order) > 1 else 0.0
