@@ -34,8 +34,11 @@ def test_a_collection_with_structure_is_worth_it():
     assert verdict.after > verdict.before
 
 
-def test_few_images_are_not():
+def test_noise_and_few_images_are_not():
     world = Collection()
+    noise = torch.randn(400, DIM, generator=torch.Generator().manual_seed(1))
+    weight, bias = itq(torch.randn(2000, DIM, generator=torch.Generator().manual_seed(2)), 16)
+    assert not trial(noise.numpy(), lambda at: noise[at] @ weight.T + bias, 16).better
     few = world.rows[::9][:40]
     weight, bias = itq(world.train, 16)
     assert not trial(few.numpy(), lambda at: few[at] @ weight.T + bias, 16).better

@@ -210,7 +210,7 @@ def test_mirrored_views_give_mirror_images_the_same_code(make_method, make_backb
 
 
 def test_views_of_another_name_are_refused(make_method):
-    with pytest.raises(ValueError, match=r"views='both' must be one of auto, none, sizes, mirrored"):
+    with pytest.raises(ValueError, match=r"views='both' must be one of none, auto, sizes, mirrored"):
         make_method(razh_views, views="both")
 
 

@@ -31,7 +31,7 @@ SIZES: Views = (View(), View(0.7, mirrored=True), View(0.55), View(mirrored=True
 MIRRORED: Views = (View(), View(mirrored=True), View(0.7), View(0.7, mirrored=True))
 """Objects at two sizes, and their mirror images: for networks that learn from these views."""
 
-NAMED = {"none": (), "sizes": SIZES, "mirrored": MIRRORED}
+NAMED = {"sizes": SIZES, "mirrored": MIRRORED}
 
 
 def chosen_views(name: str, freeze: str) -> Views:
@@ -40,9 +40,11 @@ def chosen_views(name: str, freeze: str) -> Views:
     Raises:
         ValueError: views of no such name.
     """
-    if name not in ("auto", *NAMED):
-        raise ValueError(f"views={name!r} must be one of auto, {', '.join(NAMED)}")
-    return NAMED[("sizes" if freeze == "all" else "mirrored") if name == "auto" else name]
+    if name not in ("none", "auto", *NAMED):
+        raise ValueError(f"views={name!r} must be one of none, auto, {', '.join(NAMED)}")
+    if name == "auto":
+        name = "sizes" if freeze == "all" else "mirrored"
+    return NAMED.get(name, ())
 
 
 def views_key(views: Views) -> str:

@@ -22,6 +22,7 @@ MOST = 6000  # images that a trial takes
 NEIGHBOURS = 10
 # Standard errors by which the new code must be better; as fitted to half of the images, it is worse than it will be.
 SURE = 1.0
+SURE_OF_CLUSTERS = 2.0  # where no class is known, and clusters alone judge, which noise has, too
 
 
 class Verdict(NamedTuple):
@@ -82,7 +83,8 @@ def trial(
         new.append(like_neighbours(labels, code(judged) >= 0))
     was, now = torch.cat(old), torch.cat(new)
     gain = now - was
-    better = gain.mean() > SURE * gain.std() / len(gain) ** 0.5
+    sure = SURE_OF_CLUSTERS if known is None else SURE
+    better = gain.mean() > sure * gain.std() / len(gain) ** 0.5
     return Verdict(float(was.mean()), float(now.mean()), bool(better))
 
 

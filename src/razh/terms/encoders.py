@@ -151,10 +151,7 @@ class ViewEncoder(Encoder):
 
     def descriptors(self, step: Step) -> Tensor:
         """Return descriptors (B, V, D) of the views that are shown."""
-        patches, method = step.shown.get("view_patches"), step.method
-        if patches is None:
-            return step.shown["descriptors"].to(method.dtype)
-        return method.backbone.descriptors(patches.to(method.dtype), self.views, self.size)
+        return step.method.descriptors(step.shown)
 
     def describe(self, step: Step) -> Tensor:
         """Return the mean descriptors (B, D); in training one view's for half of the images."""

@@ -169,11 +169,10 @@ class TermMethod(TermHost):
 
     def collection_input(self, batch: Batch) -> Tensor:
         """Return what codes of a collection are fitted to (B, E): the description, of length 1, and attributes read."""
-        length = self.code.collection_attributes
-        if not self.tells_collection or length is None:
+        if not self.tells_collection:
             return self.description(batch)
         step = Step(self, batch)
-        told = length * F.normalize(step.read, dim=-1)
+        told = (self.code.collection_attributes or 0.0) * F.normalize(step.read, dim=-1)
         return torch.cat([F.normalize(self.encoder.describe(step), dim=-1), told], dim=1)
 
     @property
