@@ -64,6 +64,7 @@ class Oracle(nn.Module):
         self.device = torch.device("cpu")
         self.finds_parts = self.shows_parts = True
         self.parts_are_groups = True
+        self.background_from = 0.5
         self.part_attributes = torch.from_numpy(data.part_attributes)  # (C, 6, 3)
         self.shown = {}
         for index in range(len(data.labels)):

@@ -65,6 +65,15 @@ def test_the_background_is_minus_one():
     assert hard_parts(torch.tensor([[[0.2, 0.5, 0.3], [0.1, 0.2, 0.7]]])).tolist() == [[1, -1]]
 
 
+def test_many_parts_that_share_a_place_outweigh_the_background_together():
+    weights = torch.tensor([[[0.3, 0.25, 0.45], [0.1, 0.05, 0.85]]])
+    assert hard_parts(weights).tolist() == [[0, -1]]
+    assert hard_parts(weights, background_from=0.9).tolist() == [[0, 0]]
+    points = np.array([[[1, 1, 1], [3, 1, 1]]], dtype=np.float32)
+    assert parts_at(weights, points, (1, 2), 4, background_from=0.9).tolist() == [[0, 0]]
+    assert (part_pixels(weights, (1, 2), 4, background_from=0.8)[0, 0] == [0, 0, 0, -1]).all()  # .75 between the two
+
+
 def test_points_take_the_part_of_their_patch():
     """A grid of 2 × 4 patches over 8 pixels: patches are 2 wide and 4 high."""
     assignment = one_hot([[0, 1, 2, 3, 4, 5, -1, 0]], PARTS)

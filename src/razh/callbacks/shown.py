@@ -120,7 +120,7 @@ def part_pictures(
                 image=_pixels(images[number]),
                 name=class_names[label],
                 seen=int(label) in seen,
-                parts=part_map(weights, module.backbone.grid, SIDE),
+                parts=part_map(weights, module.backbone.grid, SIDE, module.background_from),
                 attributes={part: attribute_names[a] for part, a in enumerate(matched or ())},
                 truth=truth(int(i)),
             )

@@ -51,19 +51,20 @@ class PartPicture:
     truth: NDArray[np.uint8] | None = None
 
 
-def part_map(assignment: ArrayLike, grid: tuple[int, int], side: int) -> Map:
-    """Return the part of every pixel (side, side): the weights are scaled up smoothly, and the largest one wins.
+def part_map(assignment: ArrayLike, grid: tuple[int, int], side: int, background_from: float = 0.5) -> Map:
+    """Return the part of every pixel (side, side): the weights are scaled up smoothly, and the part of most wins.
 
     Args:
         assignment: weights (N, K + 1) of the patches; the last column is the background, −1 in the map.
         grid: rows and columns of the patches.
         side: of the image in pixels.
+        background_from: a pixel is background where that has more weight.
     """
     weights = torch.as_tensor(np.asarray(assignment, dtype=np.float32))
     slots = weights.shape[1]
     maps = F.interpolate(weights.T.reshape(1, slots, *grid), (side, side), mode="bicubic", align_corners=False)
-    winner: Map = maps[0].argmax(dim=0).numpy()
-    return np.where(winner == slots - 1, -1, winner)
+    winner: Map = maps[0, :-1].argmax(dim=0).numpy()
+    return np.where(maps[0, -1].numpy() > background_from, -1, winner)
 
 
 def merge_by_attribute(

@@ -24,6 +24,13 @@ class FindsParts(Protocol):
     def parts_are_groups(self) -> bool:
         """Whether part k is where the attributes of group k are read, see `attribute_groups` of the data."""
 
+    @property
+    def background_from(self) -> float:
+        """A place is background where that has more weight than this, else of the part that has the most.
+
+        Parts are many and share what the background leaves: that it outweighs each of them says little.
+        """
+
     def find_parts(self, batch: Batch) -> FoundParts:
         """Return the parts of a batch of images, or of cached patches; `label` is needed for the match alone."""
 

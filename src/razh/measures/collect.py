@@ -198,7 +198,7 @@ def _observe_parts(found: _Found, module: Any, data: Any, batch: Batch) -> None:
     _, assignment, match = module.find_parts(batch)
     found.count = assignment.shape[-1] - 1
     clustered = _clustered(found, module.patches(batch)[:, module.backbone.prefix :].float().cpu())
-    found.parts.append(hard_parts(assignment))
+    found.parts.append(hard_parts(assignment, module.background_from))
     if match is not None:
         found.nearest.append(match.similarity.argmax(dim=-1).cpu().numpy())  # of all attributes: no label
         present = torch.from_numpy(_present(found.parts[-1], found.count))
@@ -209,11 +209,11 @@ def _observe_parts(found: _Found, module: Any, data: Any, batch: Batch) -> None:
     masks, points = [data.part_masks(i) for i in index], [data.part_points(i) for i in index]
     if masks[0] is not None:
         true = np.stack(masks).astype(np.int64) - 1
-        _compare_with_masks(found, assignment, module.backbone.grid, true, data)
+        _compare_with_masks(found, assignment, module, true, data)
         pixels = part_pixels(clustered, module.backbone.grid, data.image_size)
         found.add_clustered(contingency(pixels, true, found.count + 1, data.part_attributes.shape[1]))
     elif points[0] is not None:
-        _compare_with_points(found, assignment, module.backbone.grid, np.stack(points), data)
+        _compare_with_points(found, assignment, module, np.stack(points), data)
         there = parts_at(clustered, np.stack(points), module.backbone.grid, data.image_size)
         seen = np.stack(points)[..., 2] > 0
         names = np.broadcast_to(np.arange(seen.shape[1]), seen.shape)
@@ -237,8 +237,9 @@ def _clustered(found: _Found, patches: Tensor) -> Tensor:
     return F.one_hot(nearest, found.count + 2).float()  # nothing is background
 
 
-def _compare_with_masks(found: _Found, assignment: Tensor, grid: tuple[int, int], true: Ids, data: Any) -> None:
-    pixels, true_parts = part_pixels(assignment, grid, data.image_size), data.part_attributes.shape[1]
+def _compare_with_masks(found: _Found, assignment: Tensor, module: Any, true: Ids, data: Any) -> None:
+    pixels = part_pixels(assignment, module.backbone.grid, data.image_size, module.background_from)
+    true_parts = data.part_attributes.shape[1]
     tables = np.stack([contingency(p, t, found.count, true_parts) for p, t in zip(pixels, true, strict=True)])
     found.add(tables.sum(axis=0))
     under = tables[:, :-1, :-1]  # (B, K, P)
@@ -246,9 +247,10 @@ def _compare_with_masks(found: _Found, assignment: Tensor, grid: tuple[int, int]
 
 
 def _compare_with_points(
-    found: _Found, assignment: Tensor, grid: tuple[int, int], points: NDArray[np.float32], data: Any
+    found: _Found, assignment: Tensor, module: Any, points: NDArray[np.float32], data: Any
 ) -> None:
-    there, visible = parts_at(assignment, points, grid, data.image_size), points[..., 2] > 0  # (B, P)
+    there = parts_at(assignment, points, module.backbone.grid, data.image_size, module.background_from)  # (B, P)
+    visible = points[..., 2] > 0
     true = np.broadcast_to(np.arange(points.shape[1]), there.shape)
     found.add(contingency(there[visible], true[visible], found.count, points.shape[1]))
 
@@ -383,13 +385,13 @@ def _of_views(module: Any, data: Any, rows: Ids) -> dict[str, float]:
     for batch in data.evaluation_dataloader(rows):
         images = torch.stack([data.evaluation_image(i) for i in batch["index"].tolist()])
         assignment = _assignment(module, data, batch)
-        found["image"].append(hard_parts(assignment))
+        found["image"].append(hard_parts(assignment, module.background_from))
         points, side = _middle(module.backbone.grid, images.shape[-1]), images.shape[-1]
         points = np.tile(points, (len(images), 1, 1))
-        found["middle"].append(parts_at(assignment, points, module.backbone.grid, side))
+        found["middle"].append(parts_at(assignment, points, module.backbone.grid, side, module.background_from))
         for name, view in (("flip", images.flip(-1)), ("scale", show(images, MIDDLE))):
             few = [_assignment(module, data, {"image": part}) for part in torch.split(view, LIVE)]
-            found[name].append(hard_parts(torch.cat(few)))
+            found[name].append(hard_parts(torch.cat(few), module.background_from))
     image, flip, middle, scale = (np.concatenate(parts) for parts in found.values())
     metrics: dict[str, float] = {}
     flips, scales = flip_agreement(image, flip, module.backbone.grid), agreement(middle, scale)

@@ -36,34 +36,42 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def hard_parts(assignment: Tensor) -> Ids:
-    """Return the part of the largest weight (B, N), −1 for the background; weights (B, N, K + 1), background last."""
-    return _minus_one(assignment.argmax(dim=-1), assignment.shape[-1])
+def hard_parts(assignment: Tensor, background_from: float = 0.5) -> Ids:
+    """Return the part of the largest weight (B, N); −1, the background, where that has more than `background_from`.
+
+    Args:
+        assignment: weights (B, N, K + 1), background last.
+        background_from: see `FindsParts`.
+    """
+    return _heaviest(assignment, -1, background_from)
 
 
-def parts_at(assignment: Tensor, points: NDArray[np.float32], grid: tuple[int, int], side: int) -> Ids:
-    """Return the part that is found at each point (B, P), −1 for the background.
+def parts_at(
+    assignment: Tensor, points: NDArray[np.float32], grid: tuple[int, int], side: int, background_from: float = 0.5
+) -> Ids:
+    """Return the part that is found at each point (B, P), −1 for the background, see `hard_parts`.
 
-    Weights are interpolated bilinearly between the patches and the largest one wins, as PDiscoFormer measures (ECCV
-    2024; its code scales the maps up to the image first, which is the same).
+    Weights are interpolated bilinearly between the patches first, as PDiscoFormer measures (ECCV 2024; its code scales
+    the maps up to the image, which is the same, and lets the background compete with each part).
 
     Args:
         assignment: weights (B, N, K + 1), background last.
         points: (B, P, ≥ 2), x and y in pixels of the image, counted from its left and upper edge.
         grid: rows and columns of the patches.
         side: of the image in pixels.
+        background_from: see `FindsParts`.
     """
     places = torch.from_numpy(np.asarray(points[..., :2], dtype=np.float32)) * (2 / side) - 1
     sampled = F.grid_sample(
         _maps(assignment, grid), places.unsqueeze(2), mode="bilinear", padding_mode="border", align_corners=False
     )  # (B, K + 1, P, 1)
-    return _minus_one(sampled[..., 0].argmax(dim=1), assignment.shape[-1])
+    return _heaviest(sampled[..., 0], 1, background_from)
 
 
-def part_pixels(assignment: Tensor, grid: tuple[int, int], side: int) -> Ids:
+def part_pixels(assignment: Tensor, grid: tuple[int, int], side: int, background_from: float = 0.5) -> Ids:
     """Return the part that is found at each pixel (B, side, side), as `parts_at` does."""
     maps = F.interpolate(_maps(assignment, grid), (side, side), mode="bilinear", align_corners=False)
-    return _minus_one(maps.argmax(dim=1), assignment.shape[-1])
+    return _heaviest(maps, 1, background_from)
 
 
 def _maps(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -71,9 +79,11 @@ def _maps(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
     return weights.reshape(*weights.shape[:2], *grid)  # (B, K + 1, rows, columns)
 
 
-def _minus_one(slots: Tensor, count: int) -> Ids:
-    found: Ids = slots.cpu().numpy().astype(np.int64)
-    return np.where(found == count - 1, -1, found)
+def _heaviest(weights: Tensor, dim: int, background_from: float) -> Ids:
+    parts = weights.shape[dim] - 1
+    found = weights.narrow(dim, 0, parts).argmax(dim=dim)
+    found[weights.select(dim, parts) > background_from] = -1
+    return found.cpu().numpy().astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -217,6 +217,11 @@ class TermMethod(TermHost):
         by_name = self.parts.order == "attributes_first" and self.parts.groups == "auto"
         return by_name and self.finds_parts and self.attribute_groups is not None
 
+    @property
+    def background_from(self) -> float:
+        """A place is background where that has more weight than it was meant to have on average."""
+        return self.parts.background_share
+
     def find_parts(self, batch: Batch) -> FoundParts:
         """Return the parts of a batch of images, or of cached patches; `label` is needed for the match alone."""
         return Step(self, batch).parts
