@@ -6,7 +6,7 @@ import torch
 from matplotlib.colors import to_hex, to_rgb
 
 from razh.backbones.timm import TimmBackbone
-from razh.callbacks.shown import MERGED, part_pictures
+from razh.callbacks.shown import MERGED, part_pictures, reads_parts
 from razh.figures.parts import PALETTE, PartPicture, merge_by_attribute, overlay, part_map, parts_figure
 from razh.methods.razh import RAZH
 
@@ -122,9 +122,9 @@ def build(data, **options):
     )
 
 
-def pictures(data, method):
+def pictures(data, method, labels=(0, 1, 3)):
     names, attributes = [f"class {c}" for c in range(4)], [f"attribute {m}" for m in range(7)]
-    return part_pictures(method, data.images.__getitem__, [0, 3, 5], [0, 1, 3], names, attributes)
+    return part_pictures(method, data.images.__getitem__, [0, 3, 5], labels, names, attributes)
 
 
 def test_pictures_have_the_parts_and_own_attributes_of_the_method(data):
@@ -144,6 +144,16 @@ def test_pictures_have_the_parts_and_own_attributes_of_the_method(data):
         assert picture.attributes == {k: f"attribute {m}" for k, m in enumerate(ids)}
         assert all(data.attributes[label, m] for m in ids)
         assert set(np.unique(picture.parts)) <= {-1, 0, 1, 2}
+
+
+def test_what_was_read_is_drawn_whatever_the_class(data):
+    for method, reads in (
+        (build(data, parts={"count": 3}), True),
+        (build(data, parts={"order": "parts_first", "count": 3}, weights={"attributes": 0.0, "alignment": 0.1}), False),
+    ):
+        told = [pictures(data, method, labels) for labels in ([0, 1, 3], [3, 0, 1])]
+        same = [one.attributes == other.attributes for one, other in zip(*told, strict=True)]
+        assert (reads_parts(method), all(same)) == (reads, reads)
 
 
 def test_a_method_of_parts_without_attributes_is_drawn_without_attributes(data):

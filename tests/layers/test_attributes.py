@@ -140,6 +140,15 @@ def test_balancing_spreads_parts_over_attributes(vectors):
     assert chosen(balanced(parts, vectors, positive)).unique().numel() >= 2
 
 
+def test_a_part_takes_the_nearest_of_its_own_attributes_whatever_the_balance():
+    """No other part can take them, so there is nothing to spread."""
+    similarity = torch.tensor([[[0.1, 0.9, 0.3, -1, -1, -1], [-1, -1, -1, 0.2, 0.1, 0.7]]])
+    among = similarity[0] > -1
+    for positive, right in (([1, 1, 1, 1, 1, 1], [1, 5]), ([1, 0, 1, 0, 0, 0], [2, 5])):
+        match = matcher(balance=3).choose(similarity, torch.tensor([positive], dtype=torch.bool), among)
+        assert chosen(match).tolist() == [right]
+
+
 def test_sinkhorn_never_allows_what_is_not_allowed(positive):
     allowed = positive.unsqueeze(1).expand(B, K, M)
     logits = sinkhorn(torch.randn(B, K, M).masked_fill(~allowed, -1e4), allowed, 5)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from razh.callbacks.result import RunResult
-from razh.callbacks.shown import main_task, part_pictures, retrieval_rows
+from razh.callbacks.shown import main_task, part_pictures, reads_parts, retrieval_rows
 from razh.datamodules.base import ZeroShotDataModule
 from razh.figures.canvas import png
 from razh.figures.choice import choose_images
@@ -115,8 +115,8 @@ class Figures(Bounded):
             data.attribute_names,
             data.part_masks,
         )
-        title = "Found parts, each with the attribute of the image's class that it is matched with"
-        return parts_figure(pictures, title, data.part_names, self.photos)
+        told = "that was read there" if reads_parts(module) else "of the image's class that it is matched with"
+        return parts_figure(pictures, f"Found parts, each with the attribute {told}", data.part_names, self.photos)
 
 
 def draw(folder: Path, makers: dict[str, Callable[[], Figure | None]]) -> list[str]:

@@ -11,11 +11,12 @@ from torch import Tensor
 from razh.figures.choice import choose_queries
 from razh.figures.grid import Group, Neighbour, RetrievalRow
 from razh.figures.parts import PALETTE, SIDE, PartPicture, merge_by_attribute, part_map
+from razh.measures.abilities import ReadsAttributes
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, TaskResult, retrieval_tasks
 from razh.retrieval.hamming import rank
 
-__all__ = ["MAIN", "Load", "main_task", "part_pictures", "retrieval_rows"]
+__all__ = ["MAIN", "Load", "main_task", "part_pictures", "reads_parts", "retrieval_rows"]
 
 MAIN = ("unseen", "")  # the task that figures show: unseen queries, or all of them where the split has none
 MERGED = 8  # parts that are drawn of a method with more parts than there are colours
@@ -128,9 +129,14 @@ def part_pictures(
     return pictures
 
 
+def reads_parts(module: object) -> bool:
+    """Tell whether a method reads attributes part by part, and so needs no class to tell those of an image."""
+    return isinstance(module, ReadsAttributes) and module.reads_parts
+
+
 @torch.no_grad()
 def _find_parts(module: Any, batch: dict[str, Tensor]) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """Return weights (n, N, K + 1), and attribute ids (n, K) if the method matches parts with attributes."""
+    """Return weights (n, N, K + 1), and attribute ids (n, K) if the method reads attributes, or matches them."""
     was_training = module.training
     module.eval()
     devices = [batch["image"].device] if batch["image"].is_cuda else []
@@ -138,7 +144,9 @@ def _find_parts(module: Any, batch: dict[str, Tensor]) -> tuple[NDArray[np.float
         with torch.random.fork_rng(devices):  # the random match of a control must not move the run's generator
             torch.manual_seed(0)
             _, assignment, match = module.find_parts(batch)
-            chosen = None if match is None else match.choice.argmax(dim=-1).cpu().numpy()
-            return assignment.float().cpu().numpy(), chosen
+            if match is None:
+                return assignment.float().cpu().numpy(), None
+            chosen = match.similarity if reads_parts(module) else match.choice  # the match is told the class
+            return assignment.float().cpu().numpy(), chosen.argmax(dim=-1).cpu().numpy()
     finally:
         module.train(was_training)

@@ -68,7 +68,7 @@ class AttributeChoice(nn.Module):
         Args:
             temperature: τ of the softmax over attributes.
             choice: `nearest`, or the controls `random` and `other`.
-            balance: Sinkhorn steps over (part, attribute); 0 for none.
+            balance: Sinkhorn steps over (part, attribute), where parts compete for attributes; 0 for none.
             gumbel: sample the choice in training.
         """
         super().__init__()
@@ -97,7 +97,7 @@ class AttributeChoice(nn.Module):
         elif self.gumbel and self.training:
             logits = logits - torch.empty_like(logits).exponential_().log()
         logits = logits.masked_fill(~allowed, -1e4)
-        if self.balance:
+        if self.balance and among is None:  # where each attribute is one part's alone, balance would level them all
             logits = sinkhorn(logits, allowed, self.balance)
         soft = logits.softmax(dim=-1)
         hard = F.one_hot(soft.argmax(dim=-1), soft.shape[-1]).to(soft.dtype)
