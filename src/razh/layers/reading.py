@@ -166,16 +166,16 @@ class AttributeReader(nn.Module):
         return torch.einsum("bnm,bnk,mk->bmn", told, weights, self.shares(weights.shape[-1]))
 
     def similarity(self, read: Tensor, parts: int) -> Tensor:
-        """Return how much of each attribute each part shows (B, K, M), as cosines go: −1 is none, and 1 is all.
+        """Return how near each part comes to each attribute (B, K, M), as cosines go: 0 is as near as on average.
 
-        2 s − 1 of the strengths s that were read; −1 for attributes of other parts.
+        tanh of what was read; −1 for attributes of other parts. Of strengths themselves the nearest one would be what
+        nearly every class has: a black eye, a plain head.
 
         Args:
             read: (B, M), standardised strengths.
             parts: number K of parts.
         """
-        strength = (read * self.deviation + self.mean).clamp(0, 1)
-        return torch.where(self.among(parts), 2 * strength.unsqueeze(1) - 1, -1.0)
+        return torch.where(self.among(parts), read.tanh().unsqueeze(1), -1.0)
 
     def among(self, parts: int) -> Tensor:
         """Return which attributes belong to each of the parts most of all (K, M), bool."""
