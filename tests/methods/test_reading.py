@@ -93,12 +93,16 @@ def test_strengths_are_standardised_over_training_classes():
     assert torch.equal(constant.standardised(torch.ones(4, 8)), torch.zeros(4, 8))
 
 
-def test_a_part_shows_the_strongest_of_its_own_attributes():
+def test_a_part_shows_what_it_has_most_of_beside_training_classes():
+    """What all have much of (a black eye) is nearest to no part, however strong it is."""
+    strengths = torch.tensor([[0.9, 0.0], [0.8, 0.1], [1.0, 0.0]])
+    common = AttributeReader(5, strengths, 1, torch.zeros(2, dtype=torch.long))
+    assert common.similarity(common.standardised(torch.tensor([[0.9, 0.2]])), 1).argmax(dim=-1).tolist() == [[1]]
     reader = AttributeReader(5, STRENGTHS, 3, GROUPS)
-    read = reader.standardised(torch.tensor([[0.1, 0.2, 0.9, 0.3, 0.4, 0.8, 0.5, 0.7]]))
+    read = torch.tensor([[0.1, 0.2, 0.9, 0.3, 0.4, 0.8, 0.5, 0.7]])
     similarity = reader.similarity(read, 3)
     assert similarity.argmax(dim=-1).tolist() == [[7, 2, 5]]
-    torch.testing.assert_close(similarity[0, 1, 2], torch.tensor(0.8))
+    torch.testing.assert_close(similarity[0, 1, 2], torch.tensor(0.9).tanh())
     assert (similarity[0, 1, GROUPS != 1] == -1).all()
     positive = torch.tensor([[True, True, False, True, True, False, True, False]])
     match = AttributeChoice().choose(similarity, positive, reader.among(3))
