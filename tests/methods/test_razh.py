@@ -14,6 +14,7 @@ from razh.measures.abilities import FindsParts, ScoresAttributes
 from razh.methods.ce import CE
 from razh.methods.razh import RAZH
 from razh.methods.razh import WEIGHTS as DEFAULT_WEIGHTS
+from razh.terms import parts as terms_parts
 from razh.terms.base import Step, Terms
 from razh.terms.weights import TERMS
 
@@ -328,13 +329,55 @@ def test_equivariance_needs_images(make, make_batch):
         method.losses(batch)
 
 
-def test_equivariance_is_zero_for_mirror_images(make, make_batch):
-    method, batch = make("test_efficientnet", 2, **only("equivariance")).eval(), make_batch()
-    batch["image"] = batch["image"].float().mean(dim=(2, 3), keepdim=True).expand(-1, -1, 32, 32).to(torch.uint8)
-    with torch.no_grad():
-        flat = float(method.losses(batch)["equivariance"])
-        busy = float(method.losses(make_batch())["equivariance"])
-    assert flat < 0.5 * busy or busy < 1e-6
+def test_equivariance_compares_the_parts_of_an_image_shown_otherwise(make, make_batch, monkeypatch):
+    """A clustering that looks at one pixel of a patch alone is nearly equivariant; one that knows its place is not."""
+    method = make("test_efficientnet", 2, **only("equivariance")).eval()
+    side = method.backbone.grid[0]
+    blocks = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).mul(255).to(torch.uint8)
+    images = blocks.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    ramp = torch.linspace(0, 1, side).repeat(side)
+
+    def pixels(shown, *_):
+        return F.adaptive_avg_pool2d(shown.float() / 255, side).flatten(2).transpose(1, 2)
+
+    def by_colour(patches):
+        return patches, F.softmax(9 * (patches - patches.mean(dim=-1, keepdim=True)), dim=-1)
+
+    def by_place(patches):
+        return patches, torch.stack([ramp, 1 - ramp], dim=-1).expand(len(patches), -1, -1)
+
+    monkeypatch.setattr(method.backbone, "embed", pixels)
+    monkeypatch.setattr(method.backbone, "prefix", 0)
+    losses = {}
+    for name, finder in (("colour", by_colour), ("place", by_place)):
+        monkeypatch.setattr(terms_parts, "_recoloured", lambda shown: shown)
+        method.tools.clustering.forward = finder
+        torch.manual_seed(0)
+        step = SimpleNamespace(
+            batch={"image": images},
+            method=method,
+            parts=SimpleNamespace(assignment=finder(pixels(images))[1]),
+        )
+        losses[name] = float(terms_parts.Equivariance.forward(None, step))
+    assert losses["colour"] < 0.1 < losses["place"]
+
+
+def test_images_are_mirrored_cut_and_recoloured(make_batch):
+    images = make_batch()["image"]
+    moves = terms_parts._moves(images.repeat(50, 1, 1, 1))
+    share = moves[:, 1, 1]
+    assert share.min() >= 0.6
+    assert share.max() <= 1
+    assert (moves[:, :, 2].abs() <= (1 - share)[:, None] + 1e-6).all()  # nothing from outside is shown
+    assert 0.3 < (moves[:, 0, 0] < 0).float().mean() < 0.7
+    plain = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]]).expand(len(images), 2, 3)
+    torch.testing.assert_close(terms_parts._moved(images.float(), plain), images.float(), atol=1e-3, rtol=0)
+    mirror = plain * torch.tensor([[-1.0], [1.0]])
+    torch.testing.assert_close(terms_parts._moved(images.float(), mirror), images.float().flip(-1), atol=1e-3, rtol=0)
+    recoloured = terms_parts._recoloured(images.float())
+    assert recoloured.min() >= 0
+    assert recoloured.max() <= 255
+    assert not torch.equal(recoloured, images.float())
 
 
 def test_branches_see_only_the_first_images(make, make_batch):
@@ -575,7 +618,7 @@ def test_shared_values_are_computed_once_a_step(make, make_batch, terms):
         name: int(tool in method.tools) for name, tool in (("match", "matcher"), ("mix", "replacement"))
     }
     assert calls.count("head") <= 2  # the images, and those that were mixed
-    for name in set(terms) - {"reconstruction"}:  # which hides other patches each time
+    for name in set(terms) - {"reconstruction", "equivariance"}:  # which draw each time
         torch.testing.assert_close(method.terms.built[name](Step(method, batch)), together[name])
 
 

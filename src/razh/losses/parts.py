@@ -58,13 +58,6 @@ def total_variation_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:
     return down.sum() / max(down.numel(), 1) + right.sum() / max(right.numel(), 1)  # a single row has nothing below
 
 
-def flip_equivariance_loss(assignment: Tensor, flipped: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mean squared difference between the assignment of the mirrored images and the mirrored assignment.
-
-    Args:
-        assignment: (B, N, K + 1) of the images.
-        flipped: (B, N, K + 1) of the horizontally mirrored images.
-        grid: rows and columns of the patches.
-    """
-    mirrored = as_maps(assignment, grid).flip(2).flatten(1, 2)
-    return (mirrored - flipped).square().sum(dim=-1).mean()
+def equivariance_loss(assignment: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over patches of the squared difference between two assignments (B, N, K + 1)."""
+    return (assignment - wanted).square().sum(dim=-1).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -100,22 +101,50 @@ class Smoothness(ClusterTerm):
 
 
 class Equivariance(ClusterTerm):
-    """Mean squared difference between the parts of mirrored images and the mirrored parts; needs live images."""
+    """Mean squared difference between the parts of images shown otherwise and the parts of the images, moved likewise.
+
+    Each image is mirrored or not, cut to a square of at least .6 of its sides, and recoloured; needs live images.
+    """
 
     def forward(self, step: Step) -> Tensor:
         """Return the mean over patches.
 
         Raises:
-            ValueError: images are cached, and there is nothing to mirror.
+            ValueError: images are cached, and there is nothing to show otherwise.
         """
         if "image" not in step.batch:
             raise ValueError(
                 "model.weights.equivariance needs live images; set cache.enabled=false, or the weight to 0"
             )
-        backbone = step.method.backbone
-        flipped = backbone.embed(step.batch["image"].flip(-1))[:, backbone.prefix :]
-        assignment = step.method.tools.clustering(flipped)[1]
-        return parts.flip_equivariance_loss(step.parts.assignment, assignment, backbone.grid)
+        backbone, images = step.method.backbone, step.batch["image"]
+        moves = _moves(images)
+        shown = backbone.embed(_recoloured(_moved(images.float(), moves)))[:, backbone.prefix :]
+        maps = parts.as_maps(step.parts.assignment.detach(), backbone.grid).permute(0, 3, 1, 2)
+        wanted = _moved(maps, moves).flatten(2).transpose(1, 2)
+        return parts.equivariance_loss(step.method.tools.clustering(shown)[1], wanted)
+
+
+def _moves(images: Tensor, least: float = 0.6) -> Tensor:
+    """Return affine maps (B, 2, 3) that cut out a square of at least that share of the sides; half of them mirrored."""
+    drawn = torch.rand(len(images), 4)  # on the CPU, so that all devices draw alike
+    share = least + (1 - least) * drawn[:, 0]
+    theta = torch.zeros(len(images), 2, 3)
+    theta[:, 0, 0] = torch.where(drawn[:, 1] < 0.5, -share, share)
+    theta[:, 1, 1] = share
+    theta[:, :, 2] = (2 * drawn[:, 2:] - 1) * (1 - share)[:, None]
+    return theta.to(images.device)
+
+
+def _moved(maps: Tensor, moves: Tensor) -> Tensor:
+    """Return maps (B, C, H, W) as affine maps (B, 2, 3) show them."""
+    places = F.affine_grid(moves.to(maps.dtype), list(maps.shape), align_corners=False)
+    return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
+
+
+def _recoloured(images: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 255] with channels scaled by up to .4 and shifted together by up to 40."""
+    drawn = 2 * torch.rand(len(images), 4, 1, 1).to(images.device) - 1
+    return (images * (1 + 0.4 * drawn[:, :3]) + 40 * drawn[:, 3:]).clamp(0, 255)
 
 
 class Attributes(PartTerm):

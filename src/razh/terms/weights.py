@@ -41,7 +41,8 @@ class Weights:
         background: patches at the rim of the image should be background.
         entropy: patches should decide for a part.
         smoothness: neighbours should belong to one part (total variation).
-        equivariance: parts of the mirrored image should be mirrored; needs live images (no cache).
+        equivariance: parts stay where they are if an image is mirrored, cut and recoloured; needs live images (no
+            cache), and one pass of the network more.
         alignment: parts towards positive attributes, away from others.
         attributes: the class's attributes told by what is read of them, see `AttributeReader`.
     """
