@@ -32,6 +32,8 @@ def test_presence_wants_the_share_of_the_background_that_is_asked():
     fair = torch.tensor([0.1, 0.1, 0.8]).expand(1, 5, 3)
     assert parts.presence_loss(fair, 0.8).item() == pytest.approx(0, abs=1e-4)
     assert parts.presence_loss(fair, 0.5) > 0.1
+    assert parts.presence_loss(torch.tensor([0.5, 0.5, 0.0]).expand(1, 5, 3), 0.0).item() == pytest.approx(0, abs=1e-4)
+    assert parts.presence_loss(torch.tensor([0.0, 0.0, 1.0]).expand(1, 5, 3), 1.0).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_presence_falls_as_a_slot_appears():

@@ -29,7 +29,7 @@ def presence_loss(assignment: Tensor, background_share: float = 0.5) -> Tensor:
     parts = assignment.shape[-1] - 1
     prior = torch.full_like(mean, (1 - background_share) / parts)
     prior[-1] = background_share
-    return (prior * (prior.log() - (mean + 1e-6).log())).sum()
+    return (torch.xlogy(prior, prior) - prior * (mean + 1e-6).log()).sum()  # a share of 0 counts nothing
 
 
 def background_loss(assignment: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -219,8 +219,8 @@ class TermMethod(TermHost):
 
     @property
     def background_from(self) -> float:
-        """A place is background where that has more weight than it was meant to have on average."""
-        return self.parts.background_share
+        """A place is background where that has more than half of the weight, and more than it should on average."""
+        return max(self.parts.background_share, 0.5)
 
     def find_parts(self, batch: Batch) -> FoundParts:
         """Return the parts of a batch of images, or of cached patches; `label` is needed for the match alone."""
