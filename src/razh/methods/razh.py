@@ -59,7 +59,7 @@ class RAZH(TermMethod):
       of this project), each part matched with its nearest positive attribute afterwards;
     - straight-through nearest positive attribute, and the alignment term (guess; off by default);
     - replacement, mix and reconstruction work on the parts of either reading, and are **off by default**: on validation
-      classes they cost codes something (docs/explanation/findings.md);
+      classes they gain nothing, and cost half a step (docs/explanation/findings.md);
     - positive is what a class has more of than others (our addition: else all parts take one of the few
       attributes that nearly every class has);
     - the share of replaced parts rises linearly over `mixing.ramp_epochs` (the paper: "gradually"; the form is a
