@@ -1,11 +1,13 @@
 """An archive's rows: added, replaced, removed, packed, found by path and by column."""
 
 import os
+import shutil
+import sys
 
 import numpy as np
 import pytest
 
-from razh.index import archive
+from razh.index import archive, storage
 from razh.index.archive import ArchiveWriter, Entries, Snapshot
 from razh.index.gallery import find
 from razh.index.updating import plan, read_columns
@@ -219,3 +221,61 @@ def test_damage_is_told(folder):
     (path,) = folder.glob("column.class-*.bin")
     path.write_bytes(b"\xff" + path.read_bytes()[1:])
     assert Snapshot(folder).problems() == [f"{path.name} does not match its checksum"]
+
+
+class Told(BaseException):
+    """What a signal raises, between any two lines."""
+
+
+def told_at(line):
+    """Return a tracer that raises at this line of those that run in an archive, counted from 1."""
+    passed = 0
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if frame.f_code.co_filename not in (archive.__file__, storage.__file__):
+            return None
+        if event == "line":
+            passed += 1
+            if passed == line:
+                sys.settrace(None)
+                raise Told
+        return trace
+
+    return trace
+
+
+def test_who_is_told_to_stop_at_any_line_commits_whole_rows_or_none(folder, tmp_path, monkeypatch):
+    """`razh index` commits on its way out, wherever the signal found it: within `append`, and within `commit`, too."""
+    monkeypatch.setattr(storage, "_to_disk", lambda descriptor, flush: flush())
+    added = [["photos/cats/0.png", "photos/new/a.png"], ["photos/new/b.png", "photos/new/longer name.png"]]
+    first = dict(zip(names_of(Snapshot(folder)), codes_of(6).tolist(), strict=True))
+    later = dict(
+        zip([*added[0], *added[1]], [*codes_of(2, seed=1).tolist(), *codes_of(2, seed=2).tolist()], strict=True)
+    )
+    line, stopped, sizes = -1, True, set()
+    while stopped:
+        line, stopped = line + 2, False
+        copy = shutil.copytree(folder, tmp_path / "copy" / str(line))
+        tracer = sys.gettrace()
+        with ArchiveWriter(copy) as writer:
+            sys.settrace(told_at(line))
+            try:
+                writer.append(codes_of(2, seed=1), entries(added[0]), [0])
+                writer.commit()
+                writer.append(codes_of(2, seed=2), entries(added[1]))
+                writer.commit()
+            except Told:
+                stopped = True
+            finally:
+                sys.settrace(tracer)
+                writer.commit()
+        now = Snapshot(copy)
+        assert now.problems() == [], line
+        names = names_of(now)
+        assert len(set(names)) == len(names), line
+        for row, name in now.names():
+            assert now.codes[row].tolist() in (first.get(name), later.get(name)), line
+        sizes.add(len(names))
+    assert line > 50
+    assert sizes >= {6, 7, 9}

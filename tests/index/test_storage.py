@@ -43,24 +43,24 @@ def killed_after(calls, work):
 @pytest.fixture
 def folder(tmp_path):
     with StorageWriter(tmp_path / "a", {"bits": 8}) as writer:
-        writer.append("codes", b"abc")
-        writer.append("paths", b"x")
+        writer.append({"codes": b"abc"})
+        writer.append({"paths": b"x"})
         writer.commit()
     return tmp_path / "a"
 
 
 def test_what_was_committed_is_there_and_nothing_else(folder):
     with StorageWriter(folder) as writer:
-        writer.append("codes", b"def")
-        writer.append("codes", b"g")
+        writer.append({"codes": b"def"})
+        writer.append({"codes": b"g"})
         assert content(folder) == {"codes": b"abc", "paths": b"x"}
         writer.commit()
         assert content(folder) == {"codes": b"abcdefg", "paths": b"x"}
         writer.put("codes", [b"1", b"23"])
-        writer.append("codes", b"4")
+        writer.append({"codes": b"4"})
         writer.drop("paths")
         writer.commit()
-        writer.append("codes", b"never acknowledged")
+        writer.append({"codes": b"never acknowledged"})
     assert content(folder) == {"codes": b"1234"}
     assert check_files(folder) == []
 
@@ -72,7 +72,7 @@ def test_a_kill_at_any_moment_leaves_one_state_or_the_other(calls, folder, tmp_p
 
     def work():
         with StorageWriter(folder) as writer:
-            writer.append("codes", b"d")
+            writer.append({"codes": b"d"})
             writer.put("paths", [b"new"])
             writer.commit()
             acknowledged.touch()
@@ -81,7 +81,7 @@ def test_a_kill_at_any_moment_leaves_one_state_or_the_other(calls, folder, tmp_p
     assert content(folder) in ([after] if acknowledged.exists() else [before, after])
     with StorageWriter(folder) as writer:  # the lock went with the process
         state = content(folder)
-        writer.append("codes", b"!")
+        writer.append({"codes": b"!"})
         writer.commit()
     assert content(folder) == {**state, "codes": state["codes"] + b"!"}
     assert check_files(folder) == []
@@ -113,7 +113,7 @@ def test_readers_keep_what_they_have_opened(folder):
     _, files = map_files(folder)
     with StorageWriter(folder) as writer:
         for _ in range(3):
-            writer.append("codes", b"more")
+            writer.append({"codes": b"more"})
             writer.put("paths", [b"other"])
             writer.commit()
     assert bytes(files["codes"]) == b"abc"

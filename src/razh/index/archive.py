@@ -383,22 +383,24 @@ class ArchiveWriter:
             return
         if (features is not None) != self.features:
             raise ValueError(f"archive {self.folder} keeps {'' if self.features else 'no '}features; give them so")
-        if features is not None:
-            self._storage.append("features", features.astype("<f2").tobytes())
         block = block_of(entries.names)
-        add = self._storage.append
-        add("codes", check_packed(codes, self.now.bits, "codes").tobytes())
-        add("paths", block.tobytes())
-        add("ends", (np.flatnonzero(block == 0) + self._path_bytes).astype("<i8").tobytes())
-        self._path_bytes += len(block)
-        add("hashes", _hashes(entries.names).tobytes())
-        add("sizes", entries.sizes.astype("<i8").tobytes())
-        add("times", entries.times.astype("<i8").tobytes())
+        rows = {
+            "codes": check_packed(codes, self.now.bits, "codes").tobytes(),
+            "paths": block.tobytes(),
+            "ends": (np.flatnonzero(block == 0) + self._path_bytes).astype("<i8").tobytes(),
+            "hashes": _hashes(entries.names).tobytes(),
+            "sizes": entries.sizes.astype("<i8").tobytes(),
+            "times": entries.times.astype("<i8").tobytes(),
+        }
+        if features is not None:
+            rows["features"] = features.astype("<f2").tobytes()
         folders = [posixpath.dirname(name) for name in entries.names]
         given = {"class": entries.classes, "folder": folders, "source": [entries.source] * len(folders)}
         for name in self.now.columns:
-            add(f"column.{name}", self._numbers(name, given.get(name) or [""] * len(folders)).tobytes())
+            rows[f"column.{name}"] = self._numbers(name, given.get(name) or [""] * len(folders)).tobytes()
         self.remove(replaced)
+        self._storage.append(rows)  # at once: who is told to stop commits whole rows, or none
+        self._path_bytes += len(block)
 
     def _numbers(self, column: str, words: Sequence[str]) -> NDArray[np.uint32]:
         if column not in self._words:
@@ -408,7 +410,7 @@ class ArchiveWriter:
         fresh = [word for word in dict.fromkeys(["", *words]) if word not in numbers]
         numbers.update({word: len(numbers) + place for place, word in enumerate(fresh)})
         if fresh:
-            self._storage.append(f"words.{column}", block_of(fresh).tobytes())
+            self._storage.append({f"words.{column}": block_of(fresh).tobytes()})
         return np.array([numbers[word] for word in words], dtype="<u4")
 
     def remove(self, rows: Sequence[int]) -> None:

@@ -156,6 +156,26 @@ def check_files(folder: Path) -> list[str]:
     return problems
 
 
+@dataclass
+class Given:
+    """What was acknowledged last, and what was given since.
+
+    Attributes:
+        manifest: of the folder.
+        added: bytes to put behind those of files, by kind; those of one dict belong together.
+        put: files that take the place of others, by kind; None takes one out.
+    """
+
+    manifest: Manifest
+    added: list[dict[str, bytes]] = field(default_factory=list)
+    put: dict[str, DataFile | None] = field(default_factory=dict)
+
+    def drop(self, kind: str, other: DataFile | None = None) -> None:
+        """Take a file and what was added to it out, or put another one in its place."""
+        self.added = [{one: data for one, data in together.items() if one != kind} for together in self.added]
+        self.put[kind] = other
+
+
 class StorageWriter:
     """The one process that may write to a folder; a context that lets go of it at its end.
 
@@ -193,14 +213,17 @@ class StorageWriter:
             (folder / ".writer").write_text(str(os.getpid()), encoding="ascii")
             if not (folder / MANIFEST).exists():
                 Manifest(facts or {}).write(folder)
-            self.manifest = Manifest.read(folder)
+            self._given = Given(Manifest.read(folder))
             self._clear()
         except BaseException:
             self._lock.release()
             raise
         self.facts: dict[str, Any] = dict(self.manifest.facts)
-        self._added: dict[str, list[bytes]] = {}
-        self._put: dict[str, DataFile | None] = {}
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was acknowledged last."""
+        return self._given.manifest
 
     def _holder(self) -> str:
         try:
@@ -229,9 +252,9 @@ class StorageWriter:
         (self.folder / ".writer").unlink(missing_ok=True)
         self._lock.release()
 
-    def append(self, kind: str, data: bytes) -> None:
-        """Add bytes behind those of a file; they count from the next `commit` on."""
-        self._added.setdefault(kind, []).append(data)
+    def append(self, data: Mapping[str, bytes]) -> None:
+        """Add bytes behind those of some files, together; they count from the next `commit` on."""
+        self._given.added.append(dict(data))
 
     def put(self, kind: str, blocks: Iterable[bytes]) -> None:
         """Give a file other content, whole, from the next `commit` on; what was added to it before is dropped."""
@@ -241,28 +264,33 @@ class StorageWriter:
                 file.write(block)
                 size, crc = size + len(block), zlib.crc32(block, crc)
             _to_disk(file.fileno(), file.flush)
-        self._added.pop(kind, None)
-        self._put[kind] = DataFile(name, size, crc)
+        self._given.drop(kind, DataFile(name, size, crc))
 
     def drop(self, kind: str) -> None:
         """Take a file out, from the next `commit` on."""
-        self._added.pop(kind, None)
-        self._put[kind] = None
+        self._given.drop(kind)
 
     def _name(self, kind: str) -> str:
         return f"{kind}-{self.manifest.serial + 1}.bin"
 
     def commit(self) -> None:
-        """Acknowledge all that was given since the last time: when this returns, it is on the disk, all or nothing."""
-        before = self.manifest.files
-        files = {**before, **{kind: one for kind, one in self._put.items() if one is not None}}
-        for kind in [kind for kind, one in self._put.items() if one is None]:
+        """Acknowledge all that was given since the last time: when this returns, it is on the disk, all or nothing.
+
+        Whoever is told to stop in the middle of it can do it once more: the same bytes are written to the same places.
+        """
+        given, before = self._given, self.manifest.files
+        files = {**before, **{kind: one for kind, one in given.put.items() if one is not None}}
+        for kind in [kind for kind, one in given.put.items() if one is None]:
             files.pop(kind, None)
-        for kind, blocks in self._added.items():
+        added: dict[str, list[bytes]] = {}
+        for together in given.added:
+            for kind, data in together.items():
+                added.setdefault(kind, []).append(data)
+        for kind, blocks in added.items():
             files[kind] = self._extended(files.get(kind) or DataFile(self._name(kind), 0, 0), blocks)
-        self.manifest = Manifest(dict(self.facts), files, self.manifest.serial + 1)
-        self.manifest.write(self.folder)
-        self._added, self._put = {}, {}
+        manifest = Manifest(dict(self.facts), files, self.manifest.serial + 1)
+        manifest.write(self.folder)
+        self._given = Given(manifest)  # at once: a signal must not find half of it
         kept = {one.name for one in files.values()}
         for one in before.values():
             if one.name not in kept:
