@@ -28,7 +28,7 @@ from razh.datamodules.base import ZeroShotDataModule
 from razh.layers.hash import HashHead, within_class_whitening
 from razh.layers.reading import AttributeReader
 from razh.losses.attributes import semantic_logits
-from razh.measures.abilities import ReadsAttributes
+from razh.measures.abilities import reads_parts
 from razh.measures.attributes import named
 from razh.measures.parts import near_points, on_masks
 from razh.method import HashingMethod
@@ -76,7 +76,7 @@ def opened(run: Path, radius: float) -> World:
 def looked_at(method: HashingMethod, data: ZeroShotDataModule, radius: float) -> World:
     """Return what a method makes of all images of some data."""
     groups = method.attribute_groups
-    if groups is None or not (isinstance(method, ReadsAttributes) and method.reads_parts):
+    if groups is None or not reads_parts(method):
         raise SystemExit("the run reads no attributes part by part, by their names")
     rows: list[tuple[Tensor, ...]] = []
     starts = range(0, len(data.labels), BATCH)

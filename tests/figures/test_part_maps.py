@@ -6,8 +6,9 @@ import torch
 from matplotlib.colors import to_hex, to_rgb
 
 from razh.backbones.timm import TimmBackbone
-from razh.callbacks.shown import MERGED, part_pictures, reads_parts
+from razh.callbacks.shown import MERGED, part_pictures
 from razh.figures.parts import PALETTE, PartPicture, merge_by_attribute, overlay, part_map, parts_figure
+from razh.measures.abilities import reads_parts
 from razh.methods.razh import RAZH
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from razh.callbacks.result import RunResult
-from razh.callbacks.shown import main_task, part_pictures, reads_parts, retrieval_rows
+from razh.callbacks.shown import main_task, part_pictures, retrieval_rows
 from razh.datamodules.base import ZeroShotDataModule
 from razh.figures.canvas import png
 from razh.figures.choice import choose_images
 from razh.figures.curves import best_epoch, classes_figure, distances, precision_recall, training_figure
 from razh.figures.grid import retrieval_figure
 from razh.figures.parts import parts_figure
-from razh.measures.abilities import FindsParts
+from razh.measures.abilities import FindsParts, reads_parts
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, TaskResult
 from razh.retrieval.health import d_prime

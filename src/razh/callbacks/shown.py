@@ -11,12 +11,12 @@ from torch import Tensor
 from razh.figures.choice import choose_queries
 from razh.figures.grid import Group, Neighbour, RetrievalRow
 from razh.figures.parts import PALETTE, SIDE, PartPicture, merge_by_attribute, part_map
-from razh.measures.abilities import ReadsAttributes
+from razh.measures.abilities import reads_parts
 from razh.retrieval.codes import Codes
 from razh.retrieval.evaluation import Evaluation, TaskResult, retrieval_tasks
 from razh.retrieval.hamming import rank
 
-__all__ = ["MAIN", "Load", "main_task", "part_pictures", "reads_parts", "retrieval_rows"]
+__all__ = ["MAIN", "Load", "main_task", "part_pictures", "retrieval_rows"]
 
 MAIN = ("unseen", "")  # the task that figures show: unseen queries, or all of them where the split has none
 MERGED = 8  # parts that are drawn of a method with more parts than there are colours
@@ -127,11 +127,6 @@ def part_pictures(
             )
         )
     return pictures
-
-
-def reads_parts(module: object) -> bool:
-    """Tell whether a method reads attributes part by part, and so needs no class to tell those of an image."""
-    return isinstance(module, ReadsAttributes) and module.reads_parts
 
 
 @torch.no_grad()

@@ -170,8 +170,8 @@ class Given:
     added: list[dict[str, bytes]] = field(default_factory=list)
     put: dict[str, DataFile | None] = field(default_factory=dict)
 
-    def drop(self, kind: str, other: DataFile | None = None) -> None:
-        """Take a file and what was added to it out, or put another one in its place."""
+    def replace(self, kind: str, other: DataFile | None) -> None:
+        """Put another file in the place of one and of what was added to it; None takes it out."""
         self.added = [{one: data for one, data in together.items() if one != kind} for together in self.added]
         self.put[kind] = other
 
@@ -264,11 +264,11 @@ class StorageWriter:
                 file.write(block)
                 size, crc = size + len(block), zlib.crc32(block, crc)
             _to_disk(file.fileno(), file.flush)
-        self._given.drop(kind, DataFile(name, size, crc))
+        self._given.replace(kind, DataFile(name, size, crc))
 
     def drop(self, kind: str) -> None:
         """Take a file out, from the next `commit` on."""
-        self._given.drop(kind)
+        self._given.replace(kind, None)
 
     def _name(self, kind: str) -> str:
         return f"{kind}-{self.manifest.serial + 1}.bin"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from razh.datamodules.attributes import named_groups
 from razh.datamodules.images import evaluation_view
-from razh.measures.abilities import FindsParts, ReadsAttributes
+from razh.measures.abilities import FindsParts, ReadsAttributes, reads_parts
 
 if TYPE_CHECKING:
     from razh.run.checkpoint import Loaded
@@ -87,7 +87,7 @@ class Why:
 def can_tell_why(loaded: Loaded) -> bool:
     """Whether a checkpoint reads attributes, whose names it knows, part by part."""
     method = loaded.method
-    return isinstance(method, ReadsAttributes) and method.reads_parts and bool(loaded.info.get("attribute_names"))
+    return reads_parts(method) and bool(loaded.info.get("attribute_names"))
 
 
 @torch.inference_mode()

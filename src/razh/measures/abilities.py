@@ -57,3 +57,8 @@ class ReadsAttributes(Protocol):
 
     def read_attributes(self, batch: Batch) -> ReadAttributes:
         """Return the attributes of a batch of images as they are, not of their views; no label is looked at."""
+
+
+def reads_parts(module: object) -> bool:
+    """Tell whether a method reads attributes part by part, and so needs no class to tell those of an image."""
+    return isinstance(module, ReadsAttributes) and module.reads_parts

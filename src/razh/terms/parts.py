@@ -119,7 +119,8 @@ class Equivariance(ClusterTerm):
         backbone, images = step.method.backbone, step.batch["image"]
         moves = _moves(images)
         shown = backbone.embed(_recoloured(_moved(images.float(), moves)))[:, backbone.prefix :]
-        maps = parts.as_maps(step.parts.assignment.detach(), backbone.grid).permute(0, 3, 1, 2)
+        # Places in half precision would be off by a pixel.
+        maps = parts.as_maps(step.parts.assignment.detach().float(), backbone.grid).permute(0, 3, 1, 2)
         wanted = _moved(maps, moves).flatten(2).transpose(1, 2)
         return parts.equivariance_loss(step.method.tools.clustering(shown)[1], wanted)
 
@@ -137,7 +138,7 @@ def _moves(images: Tensor, least: float = 0.6) -> Tensor:
 
 def _moved(maps: Tensor, moves: Tensor) -> Tensor:
     """Return maps (B, C, H, W) as affine maps (B, 2, 3) show them."""
-    places = F.affine_grid(moves.to(maps.dtype), list(maps.shape), align_corners=False)
+    places = F.affine_grid(moves, list(maps.shape), align_corners=False)
     return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
 
 
