@@ -69,7 +69,7 @@ tune: ## the same search on this machine, without a server: SWEEP=razh ARGS="--t
 	@$(IN) --extra=tune --args="$$ARGS" -- -m razh tune $(SEARCH)
 
 test: ## run the tests
-	@$(IN) --extra=test --args="$$ARGS" -- -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(IN) --extra=test --args="$$ARGS" -- -m pytest -n 2
 
 lint: ## ruff and mypy
 	@$(IN) --extra=dev -- -m ruff check .
