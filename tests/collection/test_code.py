@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from razh.collection import rows as reading
 from razh.collection.clusters import NEIGHBOURS, Anchors, among_neighbours, far_images, fit_centres
-from razh.collection.code import CollectionCode, fit_collection
+from razh.collection.code import CollectionCode, Known, _alike, fit_collection
 from razh.layers.hash import itq
 from tests.collection.world import ATTRIBUTES, DIM, Collection, mean_precision
 from tests.processes import forked, free_port
@@ -215,3 +215,25 @@ def test_one_two_and_three_processes_make_the_same_codes(tmp_path):
 
 def test_width_and_shape(world):
     assert fitted(world).code(torch.randn(3, DIM)).shape == (3, BITS)
+
+
+def test_what_an_image_resembles_counts_less_where_images_of_a_class_are_alike(world):
+    def length(noise):
+        generator = torch.Generator().manual_seed(0)
+        train = F.normalize(world.train, dim=1)
+        train = train + noise * torch.randn(train.shape, generator=generator)
+        same = Known(train, world.train_labels, world.attributes[: world.seen])
+        weight = fit_collection(world.rows.numpy(), BITS, same, clusters=4).code.weight
+        return float(weight[:, DIM:].norm() / weight[:, :DIM].norm())
+
+    assert length(noise=1.0) > 1.2 * length(noise=0.0)
+
+
+def test_likeness_is_the_mean_over_pairs_of_a_class():
+    z = F.normalize(torch.randn(7, 5, generator=torch.Generator().manual_seed(1)) + 1, dim=1)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 2])
+    pairs = [float(z[i] @ z[j]) for i in range(7) for j in range(7) if i != j and labels[i] == labels[j]]
+    sums = torch.zeros(3, 5).index_add_(0, labels, z)
+    assert _alike(sums, labels.bincount()) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+    assert _alike(z[:3], torch.ones(3, dtype=torch.long)) == 0
+    assert _alike(torch.zeros(1, 5), torch.tensor([2])) == 0

@@ -20,7 +20,10 @@ from razh.layers.posteriors import predicted_means
 __all__ = ["CollectionCode", "Fitted", "Known", "fit_collection"]
 
 SHARPNESS = 20.0  # of the soft assignment that is part of the code
-RESEMBLANCE = 0.7  # length of that part beside z: more, and images of classes that nobody knows are told apart less
+# Length of that part beside z, times the length of what its class does not tell of z. Where z is nearly what its class
+# tells, more would only make images of classes that nobody knows alike.
+RESEMBLANCE = 0.85
+ALIKE = 0.5  # the mean z·z of two images of a class, where no class is known
 MOST = 50_000  # images that are fitted to; larger collections are sampled evenly
 PILOT = 10_000  # images that free clusters and the rotation are fitted to
 PER_CLUSTER, MOST_CLUSTERS = 12, 100
@@ -157,6 +160,7 @@ def fit_collection(
         anchors = Anchors(nothing, nothing)
     share, pilot = _directions(others, space)
     centres, stays = fit_centres(anchors, share, pilot, free, seed)
+    alike = ALIKE if known is None else _alike(anchors.labelled[: anchors.seen], known.labels.bincount())
     named = len(anchors.centres)
     lapsed = torch.nonzero(~stays[anchors.seen : named]).flatten().tolist()
     code = CollectionCode(rows.shape[1], int(stays.sum()), bits)
@@ -168,7 +172,7 @@ def fit_collection(
     if others is not rows:
         del share, pilot  # a collection once is enough to hold
         share, pilot = _directions(rows, space)
-    _rotate(code, share, pilot, seed)
+    _rotate(code, share, pilot, RESEMBLANCE * (1 - alike) ** 0.5, seed)
     return Fitted(code, lapsed, int(stays[named:].sum()))
 
 
@@ -198,11 +202,28 @@ def _own_space(rows: Rows, free: int, seed: int) -> Space:
     return Space(space.mean, shrunk_whitening(scatter - between).float())
 
 
-def _rotate(code: CollectionCode, share: list[Tensor], pilot: Tensor, seed: int) -> None:
-    """Solve for the linear map: PCA of the whole collection, ITQ's rotation of the pilot."""
+def _alike(sums: Tensor, counts: Tensor) -> float:
+    """Return the mean z·z over pairs of images of a class, of the sum of z of each class (C, D) and its images (C,).
+
+    It is 0 where no class has two images, and where they are less alike than by chance.
+    """
+    pairs = float((counts * (counts - 1)).sum())
+    return max(float(sums.double().square().sum() - counts.sum()) / pairs, 0.0) if pairs else 0.0
+
+
+def _rotate(code: CollectionCode, share: list[Tensor], pilot: Tensor, resemblance: float, seed: int) -> None:
+    """Solve for the linear map: PCA of the whole collection, ITQ's rotation of the pilot.
+
+    Args:
+        code: the layer, whose centres are there.
+        share: this process's chunks of z (B, D).
+        pilot: z (n, D) that every process has.
+        resemblance: length of what an image resembles, beside z.
+        seed: of the rotation.
+    """
     width = code.weight.shape[1]
     length = torch.ones(width)
-    length[len(code.mean) :] = RESEMBLANCE
+    length[len(code.mean) :] = resemblance
 
     def moments(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         seen = length * code.with_resemblance(z)
