@@ -237,3 +237,12 @@ def test_likeness_is_the_mean_over_pairs_of_a_class():
     assert _alike(sums, labels.bincount()) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
     assert _alike(z[:3], torch.ones(3, dtype=torch.long)) == 0
     assert _alike(torch.zeros(1, 5), torch.tensor([2])) == 0
+    assert _alike(3.001 * z[:1], torch.tensor([3])) == 1
+
+
+def test_classes_of_copies_of_one_image_have_finite_codes(world):
+    first = world.train[:: len(world.train) // world.seen]
+    copies = Known(
+        first.repeat_interleave(9, 0), torch.arange(len(first)).repeat_interleave(9), world.attributes[: world.seen]
+    )
+    assert fit_collection(world.rows.numpy(), BITS, copies, clusters=4).code(world.rows).isfinite().all()

@@ -208,7 +208,10 @@ def _alike(sums: Tensor, counts: Tensor) -> float:
     It is 0 where no class has two images, and where they are less alike than by chance.
     """
     pairs = float((counts * (counts - 1)).sum())
-    return max(float(sums.double().square().sum() - counts.sum()) / pairs, 0.0) if pairs else 0.0
+    if not pairs:
+        return 0.0
+    mean = float(sums.double().square().sum() - counts.sum()) / pairs
+    return min(max(mean, 0.0), 1.0)  # copies of one image are by rounding a little more alike than 1
 
 
 def _rotate(code: CollectionCode, share: list[Tensor], pilot: Tensor, resemblance: float, seed: int) -> None:
