@@ -160,7 +160,6 @@ def fit_collection(
         anchors = Anchors(nothing, nothing)
     share, pilot = _directions(others, space)
     centres, stays = fit_centres(anchors, share, pilot, free, seed)
-    alike = ALIKE if known is None else _alike(anchors.labelled[: anchors.seen], known.labels.bincount())
     named = len(anchors.centres)
     lapsed = torch.nonzero(~stays[anchors.seen : named]).flatten().tolist()
     code = CollectionCode(rows.shape[1], int(stays.sum()), bits)
@@ -172,6 +171,7 @@ def fit_collection(
     if others is not rows:
         del share, pilot  # a collection once is enough to hold
         share, pilot = _directions(rows, space)
+    alike = ALIKE if known is None else _alike(anchors.labelled[: anchors.seen], known.labels.bincount())
     _rotate(code, share, pilot, RESEMBLANCE * (1 - alike) ** 0.5, seed)
     return Fitted(code, lapsed, int(stays[named:].sum()))
 
