@@ -166,7 +166,7 @@ def task_table(results: Results, sort: bool = False) -> pd.DataFrame:
     band = {
         label: f"{number(low[label])} – {number(high[label])}" for label in labels if label in low and label in high
     }
-    columns["worst – best order of ties (unseen)"] = dict.fromkeys(labels, "–") | band
+    columns["worst–best order of ties (unseen)"] = dict.fromkeys(labels, "–") | band
     return _table(columns, _sorted(labels, first, key) if sort else labels)
 
 

@@ -147,7 +147,7 @@ def _table(verdicts: list[_Verdict], options: argparse.Namespace) -> Table:
     shown.add_row("classes" if options.by == "class" else "queries", *(str(c.units) for c in found))
     for number, name in enumerate(names):
         shown.add_row(name, *(f"{(c.first, c.second)[number]:.4f}" for c in found))
-        shown.add_row("  worst – best", *(_text(verdict.bands[number]) for verdict in verdicts))
+        shown.add_row("  worst–best", *(_text(verdict.bands[number]) for verdict in verdicts))
     shown.add_row("difference", *(f"{c.difference:+.4f}" for c in found))
     shown.add_row(interval, *(f"{c.low:+.4f} … {c.high:+.4f}" for c in found))
     shown.add_row("p (permutation)", *(f"{c.p_value:.4f}" for c in found))

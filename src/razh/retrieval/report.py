@@ -17,7 +17,7 @@ __all__ = ["START", "chance_of", "check_fingerprints", "comparison_table", "grou
 
 
 START = "start/"  # figures of a run before its first training step, named like those under "test/"
-HEADER = ("value", "start", "chance", "ceiling", "worst – best")
+HEADER = ("value", "start", "chance", "ceiling", "worst–best")
 MEANINGS = {
     "unseen": "classes without training images",
     "zsl": "the same among themselves",
@@ -50,7 +50,8 @@ def chance_of(figures: Mapping[str, float], key: str) -> float | None:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.0f}" if abs(value) >= 10 and float(value).is_integer() else f"{value:.4f}"
+    whole = abs(value) >= 1000 or (abs(value) >= 10 and float(value).is_integer())
+    return f"{value:.0f}" if whole else f"{value:.4f}"
 
 
 def _count(name: str, value: float) -> str:
@@ -71,7 +72,7 @@ def table(metrics: Mapping[str, float], title: str) -> Table:
     """
     rows = {key: _row(metrics, key) for key in _rows(metrics)}
     used = [place for place, name in enumerate(HEADER) if place == 0 or any(row[place] for row in rows.values())]
-    # Lean, so that a name of 29 characters and all columns fit into 80.
+    # Lean, so that a name of 32 characters and all columns fit into 80.
     result = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     result.add_column("metric", overflow="fold")
     for place in used:
@@ -91,7 +92,7 @@ def _row(metrics: Mapping[str, float], key: str) -> tuple[str, ...]:
     before = metrics.get(START + key.removeprefix("test/")) if key.startswith("test/") else None
     beside = (before, chance_of(metrics, key), metrics.get(f"{key}_ceiling"))
     band = tie_band(metrics, key)
-    spread = "" if band is None else f"{band[0]:.4f} – {band[1]:.4f}"
+    spread = "" if band is None else f"{band[0]:.3f}–{band[1]:.3f}"  # so that long names have a line
     return (_count(key, metrics[key]), *(_number(one) for one in beside), spread)
 
 
@@ -109,7 +110,7 @@ def notes(metrics: Mapping[str, float]) -> list[str]:
     """Return what the groups and the columns in a table of these metrics are, a line each."""
     groups = {key.split("/")[-2] for key in _rows(metrics) if "/" in key}
     words = [f"{name}: {meaning}" for name, meaning in MEANINGS.items() if name in groups]
-    columns = "value: mean over orders of ties; worst – best: over all orders; chance: a random ranking"
+    columns = "value: mean over orders of ties; worst–best: over all orders; chance: a random ranking"
     columns += "; ceiling: the best ranking"
     columns += "; start: before training" if any(key.startswith(START) for key in metrics) else ""
     return [*(["; ".join(words)] if words else []), columns]
