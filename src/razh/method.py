@@ -349,6 +349,7 @@ class HashingMethod(Bounded, L.LightningModule, ABC):
         """Make room for the code of a collection that a state has beside the method's own."""
         prefix = "collection."
         state.setdefault(f"{prefix}sharpness", torch.tensor(15.0))  # that of all, until checkpoints said it
+        state.setdefault(f"{prefix}attributes", torch.zeros(0, 0))  # those of the method, until checkpoints had more
         fitted = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         self.collection = CollectionCode.of_shapes(fitted).to(self.device)
 

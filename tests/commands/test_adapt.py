@@ -8,8 +8,12 @@ import pytest
 import torch
 import yaml
 
+import razh
 from razh.cli.main import main
+from razh.collection.clusters import fit_centres
 from razh.collection.code import fit_collection
+from razh.index import describing
+from razh.index.describing import asked, known_classes
 from razh.retrieval.packing import unpack
 from razh.run import checkpoint
 from razh.support.files import digest_of
@@ -97,6 +101,34 @@ def test_an_adapted_checkpoint_is_one_that_encodes_and_says_what_it_fits(run, co
     assert main(["inspect", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["collection"]["described"] == ["e", "d"]
     assert main(["search", str(tmp_path / "c.npz"), str(collection / "3.png"), f"--checkpoint={out}"]) == 0
+
+
+@pytest.mark.usefixtures("sure")
+@pytest.mark.parametrize("exported", [False, True])
+def test_described_classes_that_were_found_are_known_to_searches(exported, run, collection, tmp_path, monkeypatch):
+    monkeypatch.setattr("razh.collection.code.fit_centres", all_stay)
+    described = table(tmp_path / "new.csv", {"e": [0, 1, 1], "d": [0.5, 0, 0]}, names="zyx")
+    out = tmp_path / "adapted.ckpt"
+    assert adapt(run, collection, f"--describe={described}", out=out) == 0
+    code = checkpoint.load(out).method.collection
+    if exported:
+        assert main(["export", str(out), "--format=safetensors", f"--out={tmp_path / 'export'}"]) == 0
+    model = razh.load(tmp_path / "export" if exported else out, device="cpu")
+    facts, known = model.network.classes(), known_classes(model.network)
+    assert (facts.names, facts.looked_at) == (["a", "b", "c", "d", "e"], [0, 1, 2, 4, 3])
+    assert facts.attributes[[3, 4]].tolist() == [[0, 0, 0.5], [1, 1, 0]]  # by the table, in the checkpoint's order
+    np.testing.assert_allclose(known.logits, code.of_directions(code.centres[:5]), atol=1e-5)
+    assert known.class_names == facts.names
+    alone = known._replace(attributes=known.attributes[:3], logits=known.logits[:3])
+    wanted = asked({"x": 1, "y": 1}, known.names)
+    found, without = (describing.described(wanted, one).logits[0] for one in (known, alone))
+    nearness = [np.corrcoef(logits, known.logits[3])[0, 1] for logits in (found, without)]
+    assert nearness[0] > max(nearness[1], 0.5)
+
+
+def all_stay(*arguments):
+    centres, stays = fit_centres(*arguments)
+    return centres, torch.ones_like(stays)
 
 
 @pytest.mark.usefixtures("sure")

@@ -25,10 +25,11 @@ def test_attributes_of_classes_survive_json():
     facts = ClassFacts(np.random.default_rng(0).random((5, 3), dtype=np.float32), [0, 2])
     found = ClassFacts.of_json(json.loads(json.dumps(facts.as_json())))
     np.testing.assert_array_equal(found.attributes, facts.attributes)
-    assert (found.trained, found.logits) == ([0, 2], None)
+    assert (found.looked_at, found.logits) == ([0, 2], None)
     logits = np.array([[1.5, -2], [np.nan, np.nan]], np.float32)
     found = ClassFacts.of_json(json.loads(json.dumps(facts._replace(logits=logits).as_json())))
     np.testing.assert_array_equal(found.logits, logits)
+    assert ClassFacts.of_json(json.loads(json.dumps(facts._replace(names=["a", "b"]).as_json()))).names == ["a", "b"]
 
 
 def test_safetensors_give_the_codes_of_the_checkpoint(tensors_folder, reading, photos):

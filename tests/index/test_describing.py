@@ -1,9 +1,12 @@
 """Descriptions: how they are read, which attributes they mean, and the codes that they get."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from razh.index.describing import Asked, Known, asked, asked_in_words, described, named, parse
+from razh.export.facts import ClassFacts
+from razh.index.describing import Asked, Known, asked, asked_in_words, described, known_classes, named, parse
 from razh.retrieval.packing import unpack
 
 NAMES = [
@@ -58,6 +61,28 @@ def test_the_code_is_that_of_a_class_with_these_attributes():
     like = described(Asked({}, [1]), known._replace(features=None))
     assert like.features is None
     assert (unpack(like.code, 32)[0] == (logits[1] >= 0)).mean() > 0.9
+
+
+def test_classes_are_known_by_images_of_the_archive_and_the_others_by_what_was_kept(monkeypatch):
+    rng = np.random.default_rng(1)
+    kept = rng.normal(size=(5, 8)).astype(np.float32)
+    kept[4] = np.nan  # nobody looked at it
+    facts = ClassFacts(rng.random((6, 5), dtype=np.float32), [0, 1, 2, 3, 5], kept, list("abcdef"))
+    network = SimpleNamespace(info={"attribute_names": NAMES}, bits=8, classes=lambda: facts)
+    assert known_classes(network).logits.tolist() == kept[:4].tolist()
+    signs, features = np.sign(kept[[2, 0, 1]]), rng.random((3, 4)).astype(np.float32)
+    for there, expected in ((3, [2, 0, 1, 3]), (2, [0, 1, 2, 3])):
+        seen = [2, 0, 1][:there], list(signs[:there]), list(features[:there])
+        monkeypatch.setattr("razh.index.describing._seen_in", lambda *_, seen=seen: seen)
+        known = known_classes(network, "an archive")
+        np.testing.assert_array_equal(known.attributes, facts.attributes[expected])
+    assert known.features is None  # too few images: those of the archive do not count
+    monkeypatch.setattr("razh.index.describing._seen_in", lambda *_: ([2, 0, 1], list(signs), list(features)))
+    known = known_classes(network, "an archive")
+    np.testing.assert_array_equal(known.logits[:3], signs)
+    scale = np.linalg.norm(signs, axis=1).mean() / np.linalg.norm(kept[:3], axis=1).mean()
+    np.testing.assert_allclose(known.logits[3], kept[3] * scale, rtol=1e-5)
+    assert described(asked({"red crown": 1}, NAMES), known).features.shape == (1, 4)
 
 
 def test_words_become_attributes_and_classes():

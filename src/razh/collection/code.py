@@ -38,6 +38,7 @@ class CollectionCode(nn.Module):
     Attributes:
         sharpness: s, of the soft assignment.
         classes: (P,) ids of the classes that the centres are of; −1 for clusters, and where nobody gave ids.
+        attributes: (C, M) of these classes, whose centres stand first; (0, 0) where nobody gave any.
     """
 
     def __init__(self, dim: int, classes: int, bits: int) -> None:
@@ -48,6 +49,7 @@ class CollectionCode(nn.Module):
         self.register_buffer("centres", torch.zeros(classes, dim))
         self.register_buffer("sharpness", torch.tensor(SHARPNESS))
         self.register_buffer("classes", torch.full((classes,), -1))
+        self.register_buffer("attributes", torch.zeros(0, 0))
         self.register_buffer("weight", torch.zeros(bits, dim + classes))
         self.register_buffer("bias", torch.zeros(bits))
 
@@ -56,6 +58,7 @@ class CollectionCode(nn.Module):
     centres: Tensor
     sharpness: Tensor
     classes: Tensor
+    attributes: Tensor
     weight: Tensor
     bias: Tensor
 
@@ -63,7 +66,9 @@ class CollectionCode(nn.Module):
     def of_shapes(cls, state: Mapping[str, Any]) -> CollectionCode:
         """Return a layer that a state, as `state_dict` gives it, fits."""
         classes, dim = state["centres"].shape
-        return cls(dim, classes, len(state["bias"]))
+        code = cls(dim, classes, len(state["bias"]))
+        code.attributes = torch.zeros_like(state["attributes"])
+        return code
 
     def forward(self, descriptions: Tensor) -> Tensor:
         """Return hash logits (B, L) of descriptions (B, D)."""
@@ -96,6 +101,10 @@ class Known:
     attributes: Tensor
     described: Tensor | None = None
     ids: Tensor | None = None
+
+    def all_attributes(self) -> Tensor:
+        """Return those of the seen classes, then of the described ones (C + U, M)."""
+        return self.attributes if self.described is None else torch.cat([self.attributes, self.described])
 
     def anchors(self, space: Space) -> Anchors:
         """Return directions of seen classes, and those that a ridge predicts of the described ones."""
@@ -168,6 +177,7 @@ def fit_collection(
     code.centres.copy_(centres[stays])
     if known is not None and known.ids is not None:
         code.classes[: int(stays[:named].sum())] = known.ids[stays[:named]]
+        code.attributes = known.all_attributes()[stays[:named]].clone()
     if others is not rows:
         del share, pilot  # a collection once is enough to hold
         share, pilot = _directions(rows, space)

@@ -8,13 +8,17 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from razh.support.files import digest_of, read_json
+
+if TYPE_CHECKING:
+    from razh.run.checkpoint import Loaded
 
 __all__ = [
     "CARD",
@@ -42,24 +46,44 @@ class ClassFacts(NamedTuple):
 
     Attributes:
         attributes: strengths (C, M) of all classes.
-        trained: ids (T) of those that were trained on.
-        logits: mean logits (T, L) of their images, NaN for those that nobody looked at; None where nothing is known.
+        looked_at: ids (T) of those whose images were looked at: trained on, or found in a collection.
+        logits: what their images come to (T, L), NaN where nobody knows; None where nothing is known.
+        names: of all classes; none, where nobody gave any.
     """
 
     attributes: NDArray[np.float32]
-    trained: list[int]
+    looked_at: list[int]
     logits: NDArray[np.float32] | None = None
+    names: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> ClassFacts:
+        """Return what a checkpoint knows of classes; of a fitted code, also the described ones that it found."""
+        method, names = loaded.method, [str(name) for name in loaded.info.get("class_names") or []]
+        strengths, code = method.class_attributes.cpu().float().numpy(), method.collection
+        if code is None:
+            return cls(strengths, method.train_classes.tolist(), loaded.class_logits, names)
+        described = loaded.info.get("collection", {}).get("described", ())
+        names += [name for name in described if name not in names]  # ids go on from those of the others
+        known = code.classes >= 0
+        ids, centres = code.classes[known].tolist(), code.of_directions(code.centres[known]).cpu().numpy()
+        if len(code.attributes):
+            new = np.zeros((len(names) - len(strengths), strengths.shape[1]), np.float32)
+            strengths = np.concatenate([strengths, new])
+            strengths[ids] = code.attributes.cpu().numpy()
+        return cls(strengths, ids, centres, names)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
         logits = {} if self.logits is None else {"logits": _plain(self.logits)}
-        return {"attributes": _plain(self.attributes), "trained": self.trained, **logits}
+        return {"attributes": _plain(self.attributes), "trained": self.looked_at, "names": list(self.names), **logits}
 
     @classmethod
     def of_json(cls, found: dict[str, Any]) -> ClassFacts:
         """Return what `as_json` was given."""
-        trained = [int(label) for label in found["trained"]]
-        return cls(_array(found["attributes"]), trained, _array(found["logits"]) if "logits" in found else None)
+        looked_at = [int(label) for label in found["trained"]]
+        logits = _array(found["logits"]) if "logits" in found else None
+        return cls(_array(found["attributes"]), looked_at, logits, found.get("names", ()))
 
 
 def _plain(values: NDArray[np.float32]) -> dict[str, Any]:

@@ -61,8 +61,6 @@ def encoding_facts(loaded: Loaded, checkpoint: str) -> dict[str, Any]:
         checkpoint: SHA-256 of its file.
     """
     method, info = loaded.method, {name: value for name, value in loaded.info.items() if name != "progress"}
-    strengths = method.class_attributes.cpu().float().numpy()
-    classes = ClassFacts(strengths, method.train_classes.tolist(), loaded.class_logits)
     return {
         "format": FORMAT,
         "razh": __version__,
@@ -72,7 +70,7 @@ def encoding_facts(loaded: Loaded, checkpoint: str) -> dict[str, Any]:
         "transform": TRANSFORM,
         "checkpoint": checkpoint,
         "info": _without_paths(info),
-        "classes": classes.as_json(),
+        "classes": ClassFacts.of(loaded).as_json(),
     }
 
 

@@ -38,5 +38,5 @@ def load(path: Path, device: str = "cpu") -> Loaded:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise ValueError(f"{path} cannot be read ({reason}); export or fetch it again") from None
     check_content(info, state, path)
-    known = facts.get("classes")
-    return replace(build(info, state, path, device), class_logits=ClassFacts.of_json(known).logits if known else None)
+    loaded, known = build(info, state, path, device), facts.get("classes")
+    return loaded if known is None else replace(loaded, class_logits=ClassFacts.of_json(known).logits)

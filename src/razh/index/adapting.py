@@ -190,14 +190,15 @@ def _known(
     signatures = [data.image_signatures()[row] for row in train]
     load = partial(_load, data, train)
     rows = describe(method, Pictures(signatures, load, 0), "describing the training images", origin)
-    classes, names = method.train_classes.cpu(), loaded.info["class_names"]
+    classes, names = method.train_classes.cpu(), list(loaded.info["class_names"])
     new, strengths = described or ([], None)
+    names += [name for name in new if name not in names]
     known = Known(
         torch.from_numpy(rows[np.arange(len(train))]),
         torch.from_numpy(np.searchsorted(classes.numpy(), data.labels[train])),
         method.class_attributes.cpu().float()[classes],
         strengths,
-        torch.cat([classes, torch.tensor([names.index(name) if name in names else -1 for name in new]).long()]),
+        torch.cat([classes, torch.tensor([names.index(name) for name in new]).long()]),
     )
     trained = set(signatures)
     return known, np.array([at for at, one in enumerate(pictures.signatures) if one in trained], dtype=np.int64)

@@ -30,7 +30,7 @@ class Known(NamedTuple):
         names: of the attributes (M).
         attributes: strengths (C, M) of the classes with images.
         logits: mean hash logits, or mean signs of codes, of their images (C, L).
-        features: mean features (C, D) of their images, where the archive keeps them.
+        features: mean features (F, D) of the images of the first F of them, where the archive keeps some.
         class_names: of all classes that the checkpoint knows (A).
         of_class: their attributes (A, M).
         synonyms: words of parts that mean one thing.
@@ -75,23 +75,29 @@ class Described(NamedTuple):
 
 
 def known_classes(network: Network, archive: Snapshot | None = None) -> Known:
-    """Return the training classes of a network, with what its codes make of their images.
+    """Return the classes that a network knows by their images, with what its codes make of these.
 
-    These are images of an archive, by the names of classes; where it has images of fewer than `FEWEST` of them, what
-    was kept when the network was trained.
+    Of training classes, and of described ones that the codes were fitted to: images of an archive, by the names of
+    classes, where it has images of `FEWEST` of them; of the others what the network keeps.
 
     Raises:
         ValueError: the checkpoint knows no attributes.
     """
-    info, (strengths, trained, kept) = network.info, network.classes()
-    names, classes = info.get("attribute_names") or [], info.get("class_names") or []
+    info, facts = network.info, network.classes()
+    names, strengths, classes = info.get("attribute_names") or [], facts.attributes, facts.names
     if not names or len(names) != strengths.shape[1]:
         raise ValueError("a description needs a checkpoint that knows the names of its attributes; train on data that "
                          "has attributes")  # fmt: skip
-    labels, logits, features = _seen_in(archive, trained, classes) if archive is not None else ([], [], [])
-    if len(labels) < FEWEST and kept is not None:
-        known = np.isfinite(kept).all(axis=1)
-        labels, logits, features = np.array(trained)[known].tolist(), list(kept[known]), []
+    labels, logits, features = _seen_in(archive, facts.looked_at, classes) if archive is not None else ([], [], [])
+    if facts.logits is not None:
+        if len(labels) < FEWEST:
+            labels, logits, features = [], [], []
+        rows = np.flatnonzero(np.isfinite(facts.logits).all(axis=1))
+        kept = {facts.looked_at[row]: facts.logits[row] for row in rows}
+        size = _size([logits[at] for at, label in enumerate(labels) if label in kept])
+        others = _size([kept[label] for label in labels if label in kept])
+        new = [label for label in kept if label not in labels]
+        labels, logits = labels + new, logits + [kept[label] * (size / others) for label in new]
     return Known(
         names,
         strengths[labels],
@@ -101,6 +107,11 @@ def known_classes(network: Network, archive: Snapshot | None = None) -> Known:
         strengths,
         info.get("part_synonyms") or {},
     )
+
+
+def _size(logits: Sequence[NDArray[np.float32]]) -> float:
+    """Return the mean length of logits, 1 where there are none: signs and logits of classes differ in it alone."""
+    return float(np.mean([np.linalg.norm(one) for one in logits])) or 1.0 if logits else 1.0
 
 
 def _seen_in(
@@ -238,18 +249,25 @@ def described(description: Asked, known: Known) -> Described:
     length = np.linalg.norm(difference)
     if not length:
         raise ValueError(f"{description.text} is the same for all classes; name what tells them apart")
-    known_values = known.logits if known.features is None else np.concatenate([known.logits, known.features], axis=1)
-    values = known_values.astype(np.float64)
-    centred = attributes - mean
+    found = _predicted(attributes, known.logits, difference / length)
+    features = None
+    if known.features is not None:
+        features = _predicted(attributes[: len(known.features)], known.features, difference / length)
+        features /= max(float(np.linalg.norm(features)), 1e-12)
+    return Described(pack(found >= 0), found, features)
+
+
+def _predicted(
+    attributes: NDArray[np.float64], values: NDArray[np.float32], difference: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return the values (1, V) of what differs (M) so from the mean class, by a ridge from classes (C, M), (C, V)."""
+    mean = values.mean(axis=0, dtype=np.float64)
+    centred = attributes - attributes.mean(axis=0)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     centred = centred / np.maximum(lengths, 1e-12)
     # Dual form: classes are fewer than attributes.
     kernel = centred @ centred.T
     penalty = PENALTY * kernel.diagonal().mean() * len(centred) / attributes.shape[1]
-    weights = np.linalg.solve(kernel + penalty * np.eye(len(kernel)), values - values.mean(axis=0))
-    found = (values.mean(axis=0) + (difference / length) @ centred.T @ weights)[None].astype(np.float32)
-    bits = known.logits.shape[1]
-    logits, features = found[:, :bits], None
-    if known.features is not None:
-        features = found[:, bits:] / np.maximum(np.linalg.norm(found[:, bits:], axis=1, keepdims=True), 1e-12)
-    return Described(pack(logits >= 0), logits, features)
+    weights = np.linalg.solve(kernel + penalty * np.eye(len(kernel)), values - mean)
+    found: NDArray[np.float32] = (mean + difference @ centred.T @ weights)[None].astype(np.float32)
+    return found

@@ -158,8 +158,7 @@ class TorchNetwork:
 
     def classes(self) -> ClassFacts:
         """Return what it knows of classes."""
-        strengths, trained = self.method.class_attributes.cpu().numpy(), self.method.train_classes.tolist()
-        return ClassFacts(strengths, trained, self.loaded.class_logits)
+        return ClassFacts.of(self.loaded)
 
     def view(self, image: Path | Pixels) -> Pixels:
         """Return what it sees (3, S, S) of an image file, or of pixels (H, W, 3)."""

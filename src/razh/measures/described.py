@@ -67,9 +67,10 @@ def measure_described(
     `test/described/map` asks the whole database, `test/described/zsl/map` its unseen part, each with `chance` beside
     it, with `permuted/map`, where every class is asked for by the attributes of another, and with `asymmetric/map`, by
     the predicted logits in the place of their signs. `named/map` describes a class by the `NAMED` attributes alone that
-    tell it best from the mean training class. `test/described/accuracy` and `top5` are the shares of unseen query
-    images whose own class's code is the nearest, or among the nearest five, of all unseen classes' codes; `ece` is the
-    calibration error of naming, see `calibration`.
+    tell it best from the mean class. `test/described/accuracy` and `top5` are the shares of unseen query images whose
+    own class's code is the nearest, or among the nearest five, of all unseen classes' codes; `ece` is the calibration
+    error of naming, see `calibration`. Described classes that the code of a collection has found are known there, as
+    training classes are: a class is asked for by its centre, and the ridge learns from it what attributes look like.
 
     Args:
         method: that was tested.
@@ -81,12 +82,17 @@ def measure_described(
         return {}
     classes = np.array(codes.unseen_classes)
     trained = trained or look_at_trained(method, data)
-    own = data.class_attributes.float()[torch.from_numpy(classes)] - trained.attributes.mean(dim=0)
-    whole = trained.predicted(own)
-    for position, logits in _found_there(method, classes).items():
-        whole[position] = logits
+    own, there = data.class_attributes.float()[torch.from_numpy(classes)], _found_there(method, classes)
+    whole, known = trained.predicted(own - trained.attributes.mean(dim=0)), trained
+    if there:
+        at, logits = list(there), torch.stack(list(there.values()))
+        whole[at] = logits
+        known = trained._replace(
+            attributes=torch.cat([trained.attributes, own[at]]), means=torch.cat([trained.means, logits])
+        )
+    named = known.predicted(_named(own - known.attributes.mean(dim=0), known.attributes))
     figures: dict[str, float] = {}
-    for prefix, queries in (("", whole), ("named/", trained.predicted(_named(own, trained.attributes)))):
+    for prefix, queries in (("", whole), ("named/", named)):
         for name, task in (("", "unseen"), ("zsl/", "zsl")):
             found = _figures(codes, queries, classes, task)
             turned = [_figures(codes, queries, np.roll(classes, by), task) for by in _turns(len(classes))]
@@ -110,7 +116,7 @@ def _turns(classes: int) -> range:
 def _named(own: Tensor, attributes: Tensor) -> Tensor:
     """Return departures (U, M) from the mean class with only those `NAMED` attributes that each class has most.
 
-    Most is in units of how attributes vary over the training classes (C, M).
+    Most is in units of how attributes vary over the known classes (C, M).
     """
     score = own / attributes.std(dim=0).clamp(min=1e-6)
     kept = score.topk(min(NAMED, own.shape[1]), dim=1).indices

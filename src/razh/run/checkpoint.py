@@ -34,7 +34,7 @@ class Loaded:
         method: in evaluation mode.
         info: facts by name.
         class_logits: mean logits (C, L) of the images of the training classes, NaN for those that nobody looked at;
-            None where nothing is known.
+            None where nothing is known. The code of a collection has centres of its own in their place.
     """
 
     method: HashingMethod
@@ -112,9 +112,7 @@ def load(path: Path, device: str = "cpu") -> Loaded:
     """
     content = read(path)
     loaded = build(content["razh"], content["state_dict"], path, device)
-    return (
-        loaded if loaded.class_logits is not None else replace(loaded, class_logits=_kept_logits(path, loaded.method))
-    )
+    return replace(loaded, class_logits=_kept_logits(path, loaded.method))
 
 
 def keep_class_logits(path: Path, classes: Tensor, logits: Tensor) -> None:
@@ -183,13 +181,7 @@ def build(info: dict[str, Any], state: dict[str, Any], path: Path, device: str =
         raise ValueError(
             f"checkpoint {path} does not fit its own configuration: {str(error).splitlines()[-1]}"
         ) from None
-    method.eval()
-    centres = None
-    if method.collection is not None:  # its centres of classes are what images of them come to
-        code = method.collection
-        named = code.classes >= 0
-        centres = _by_class(code.classes[named], code.of_directions(code.centres[named]).detach(), method)
-    return Loaded(method.to(device), info, centres)
+    return Loaded(method.eval().to(device), info)
 
 
 def _build(info: dict[str, Any], state: dict[str, Any]) -> HashingMethod:
