@@ -91,6 +91,14 @@ def test_every_option_exists(document, known):
     assert not options_in(code_in(document)) - known - OF_LAUNCHERS
 
 
+@pytest.mark.parametrize("kind", ["method", "backbone", "dataset", "sweep", "benchmark"])
+def test_every_configuration_that_is_named_exists(kind):
+    shown = [code_in(path) for path in NOW] + [help_of(command) for command in OTHER_COMMANDS]
+    named = {name for text in shown for name in re.findall(rf"(?:--{kind}|\b{kind.upper()})=([a-z][\w-]*)", text)}
+    assert named or kind in ("sweep", "benchmark")
+    assert named - {"foo", "regress"} <= {*recipe.available(kind)}  # these two are how to extend
+
+
 def test_every_target_of_make_and_every_variable_exists():
     makefile = text_of(ROOT / "Makefile")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))

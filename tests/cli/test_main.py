@@ -54,6 +54,12 @@ def test_run_folder_holds_what_the_readme_promises(run):
     assert not [name for name in files if name.endswith(".part")]
 
 
+def test_a_frozen_network_trains_without_a_word_of_libraries(tmp_path, recwarn):
+    frozen = ["--model.backbone.freeze=all", "--model.backbone.pretrained=false", "--method=ce"]
+    assert train(tmp_path / "run", "--bits=8", *frozen, "--trainer.max_epochs=1") == 0
+    assert not [str(one.message) for one in recwarn if not issubclass(one.category, DeprecationWarning)]
+
+
 def test_metrics_are_those_of_the_codes(run):
     metrics = json.loads((run / "metrics.json").read_text())
     again = evaluate(Codes.load(run / "codes.npz"))

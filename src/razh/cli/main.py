@@ -255,6 +255,8 @@ def _quiet_libraries() -> None:
     """Silence what a user can neither act on nor learn from: advertisements, and warnings among libraries."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # A frozen network is in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*image decoding and encoding capabilities.*")
     # Retrieval figures are computed alike on every device; averaging them once more could only change a last digit.
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
