@@ -16,7 +16,7 @@ FACTS = {
         "class_names": [],
         "attribute_names": [],
         "split_fingerprint": "",
-        "collection": {"setting": "unlabelled", "images": 1234, "described": [], "clusters": 7},
+        "collection": {"setting": "unlabelled", "images": 1234, "seen": 0, "described": [], "clusters": 7},
     },
 }
 
@@ -32,6 +32,16 @@ def test_a_bare_network_that_fits_a_collection_says_so():
         "uint8 (n, 3, 224, 224)",
     ):
         assert words in text
+
+
+def test_described_classes_are_not_said_to_be_trained_on():
+    info = FACTS["info"] | {
+        "dataset": "cub",
+        "collection": FACTS["info"]["collection"] | {"seen": 2, "described": ["c"]},
+    }
+    text = model_card(FACTS | {"info": info, "classes": FACTS["classes"] | {"trained": [0, 1, 2]}}, "onnx")
+    assert "| classes | 2 trained on |" in text
+    assert "1,234 images, 1 described class, 7 clusters" in text
 
 
 def test_the_card_of_tensors_names_the_folder():

@@ -41,11 +41,26 @@ def test_words_name_attributes(text, wanted, unknown):
     assert (found.attributes, found.unknown) == (wanted, unknown)
 
 
+def test_names_without_a_mark_between_part_and_value_are_chosen_by_most_of_their_words():
+    names = ["back color green", "back color red", "crown color red", "wing color green"]
+    assert understand("catbird with a green back", names).attributes == {0: (1.0, 1.0)}
+    assert understand("red", names).attributes == {1: (1.0, 0.5), 2: (1.0, 0.5)}
+
+
 def test_all_words_of_a_class_name_it():
     classes = ["Red_winged_Blackbird", "cardinal"]
     found = understand("a cardinal with black wings", NAMES, classes)
     assert (found.classes, found.attributes, found.unknown) == ([1], {1: (1.0, 1.0)}, [])
     assert understand("red-winged blackbird", NAMES, classes).classes == [0]
+    assert understand("red wings", NAMES, classes).classes == []
+    birds = [*classes, "001.Rusty_Blackbird", "Spotted_wing"]
+    assert understand("a rusty blackbird", NAMES, birds).classes == [2]
+
+
+def test_the_last_word_of_names_stands_for_all_that_have_it_unless_it_is_an_attributes():
+    classes = ["Red_winged_Blackbird", "cardinal", "001.Rusty_Blackbird", "Spotted_wing"]
+    found = understand("blackbirds with a red crown", NAMES, classes)
+    assert (found.classes, found.attributes, found.unknown) == ([0, 2], {3: (1.0, 1.0)}, [])
     assert understand("red wings", NAMES, classes).classes == []
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from razh.support.terminal import counted
+
 __all__ = ["model_card"]
 
 NAMES = {"onnx": "ONNX", "safetensors": "safetensors"}
@@ -57,10 +59,10 @@ def _backbone(info: Mapping[str, Any]) -> str:
 
 def _what(facts: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what the network is and was trained on, in words."""
-    run, trained = facts.get("run") or {}, len(facts["classes"]["trained"])
+    run, fitted = facts.get("run") or {}, info.get("collection") or {}
+    trained = fitted["seen"] if fitted else len(facts["classes"]["trained"])  # fitted codes know described ones, too
     counts = run.get("classes") or {}
     seen = f"{counts['seen']:,} seen, {counts['unseen']:,} unseen" if counts else f"{trained:,} trained on"
-    fitted = info.get("collection") or {}
     setting = fitted.get("setting") or run.get("setting")
     rows = [
         ("data set", info.get("dataset") or ("none: a bare network" if not trained else "unknown")),
@@ -72,8 +74,9 @@ def _what(facts: Mapping[str, Any], info: Mapping[str, Any]) -> list[tuple[str, 
         ("checkpoint", f"SHA-256 `{facts['checkpoint']}`"),
     ]
     if fitted:
-        found = f"{fitted['images']:,} images, {len(fitted['described']):,} described classes"
-        rows.insert(5, ("codes fitted to", f"{found}, {fitted['clusters']:,} clusters"))
+        described = counted(len(fitted["described"]), "described class", "described classes")
+        found = f"{counted(fitted['images'], 'image')}, {described}, {counted(fitted['clusters'], 'cluster')}"
+        rows.insert(5, ("codes fitted to", found))
     return [(name, str(value)) for name, value in rows]
 
 

@@ -97,11 +97,12 @@ def understand(
     """
     known = [_attribute(name) for name in names]
     same = {_stem(a): _stem(b) for one, two in (synonyms or {}).items() for a, b in ((one, two), (two, one))}
-    called = [frozenset(_stems(name)) - {_stem(word) for word in STOP} for name in classes]
+    called = [_called(name) for name in classes]
+    of_attributes = frozenset[str]().union(*(one.of | one.value for one in known))
     found, named, unknown = dict[int, tuple[float, float]](), list[int](), list[str]()
     for words, wanted in _phrases(text):
         stems = [frozenset((_stem(word), same.get(_stem(word), _stem(word)))) for word in words]
-        used, of_class = _classes(stems, called) if wanted else (set[int](), list[int]())
+        used, of_class = _classes(stems, called, of_attributes) if wanted else (set[int](), list[int]())
         named += of_class
         also, chosen = _attributes([stem if at not in used else frozenset() for at, stem in enumerate(stems)], known)
         used |= also
@@ -120,6 +121,12 @@ def understand(
     return Words(found, list(dict.fromkeys(named)), list(dict.fromkeys(unknown)))
 
 
+def _called(name: str) -> list[str]:
+    """Return the stems of a class's name, in order, without the number that data sets put before it."""
+    stems = [stem for stem in _stems(name) if stem not in {_stem(word) for word in STOP}]
+    return [stem for stem in stems if not stem.isdigit()] or stems
+
+
 def _phrases(text: str) -> list[tuple[list[str], float]]:
     """Return the words of each phrase without those that mean nothing, and 1, or 0 where it says what is not there."""
     phrases = []
@@ -131,11 +138,15 @@ def _phrases(text: str) -> list[tuple[list[str], float]]:
     return phrases
 
 
-def _classes(stems: list[frozenset[str]], called: Sequence[frozenset[str]]) -> tuple[set[int], list[int]]:
-    """Return which words name classes, by all words of their names, and these."""
+def _classes(
+    stems: list[frozenset[str]], called: Sequence[Sequence[str]], of_attributes: frozenset[str]
+) -> tuple[set[int], list[int]]:
+    """Return which words name classes, and these: one by all words of its name, else all by their last (gull)."""
     said = frozenset[str]().union(*stems)
-    whole = [place for place, name in enumerate(called) if name and name <= said]
-    used = {at for at, stem in enumerate(stems) for place in whole if stem & called[place]}
+    kinds = said - of_attributes
+    whole = [place for place, name in enumerate(called) if name and said.issuperset(name)]
+    whole = whole or [place for place, name in enumerate(called) if name and name[-1] in kinds]
+    used = {at for at, stem in enumerate(stems) for place in whole if not stem.isdisjoint(called[place])}
     return used, whole
 
 
@@ -148,8 +159,8 @@ def _attributes(stems: list[frozenset[str]], known: Sequence[_Attribute]) -> tup
         for at in group:
             having = [place for place, one in enumerate(known) if stems[at] & one.value and len(said & one.of) >= least]
             having = [place for place in having if known[place].value <= said] or having
-            most = max((len(said & known[place].of) for place in having), default=0)
-            chosen = [place for place in having if len(said & known[place].of) == most]
+            agreeing = {place: len(said & (known[place].of | known[place].value)) for place in having}
+            chosen = [place for place in having if agreeing[place] == max(agreeing.values())]
             if chosen:
                 used.add(at)
             for place in chosen:
