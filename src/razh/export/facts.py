@@ -68,8 +68,8 @@ class ClassFacts(NamedTuple):
         known = code.classes >= 0
         ids, centres = code.classes[known].tolist(), code.of_directions(code.centres[known]).cpu().numpy()
         if len(code.attributes):
-            new = np.zeros((len(names) - len(strengths), strengths.shape[1]), np.float32)
-            strengths = np.concatenate([strengths, new])
+            new = len(names) - len(strengths)
+            strengths = np.concatenate([strengths, np.zeros((new, strengths.shape[1]), np.float32)])
             strengths[ids] = code.attributes.cpu().numpy()
         return cls(strengths, ids, centres, names)
 

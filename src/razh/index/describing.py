@@ -84,7 +84,8 @@ def known_classes(network: Network, archive: Snapshot | None = None) -> Known:
         ValueError: the checkpoint knows no attributes.
     """
     info, facts = network.info, network.classes()
-    names, strengths, classes = info.get("attribute_names") or [], facts.attributes, facts.names
+    names, strengths = info.get("attribute_names") or [], facts.attributes
+    classes = facts.names or info.get("class_names") or []
     if not names or len(names) != strengths.shape[1]:
         raise ValueError("a description needs a checkpoint that knows the names of its attributes; train on data that "
                          "has attributes")  # fmt: skip
