@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from razh.datamodules.files.tables import read_class_table
 from tools import demo
 
 
@@ -28,7 +30,7 @@ def run(tmp_path, monkeypatch):
             (tmp_path / "home/run").mkdir(parents=True)
             (tmp_path / "home/run/metrics.json").touch()
         if command[3] == "adapt" and not statuses.get("adapt"):
-            next(tmp_path.glob("home/*")).joinpath("adapted.ckpt").touch()
+            Path(command[-1].removeprefix("--out=")).touch()
         return SimpleNamespace(returncode=statuses.get(command[3], 0))
 
     def become(_, command):
@@ -49,17 +51,26 @@ def run(tmp_path, monkeypatch):
     return go
 
 
-def test_creatures_are_trained_on_and_drawn_once(run, tmp_path):
-    train, index, serve = run("--port=0")
+def test_creatures_are_trained_on_drawn_and_fitted_to_once(run, tmp_path):
+    train, adapt, index, serve = run("--port=0")
     assert {"--dataset=synthetic", "--method=razh", "--data.seen_classes=12"} <= set(train)
-    folder, archive = tmp_path / "home/creatures", tmp_path / "home/archive"
-    checkpoint = tmp_path / "home/run/checkpoints/best.ckpt"
+    folder, archive = tmp_path / "home/creatures", tmp_path / "home/archive-adapted"
+    trained, checkpoint = tmp_path / "home/run/checkpoints/best.ckpt", tmp_path / "home/adapted.ckpt"
+    table = tmp_path / "home/unseen.csv"
+    assert adapt == ["adapt", str(trained), str(folder), f"--describe={table}", f"--out={checkpoint}"]
+    classes, attributes, values = read_class_table(table)
+    assert (len(classes), len(attributes)) == (2, values.shape[1])
+    assert set(classes) < {path.name for path in folder.iterdir()}
     assert index == ["index", str(folder), f"--checkpoint={checkpoint}", f"--out={archive}", "--prune"]
     assert serve == ["serve", str(archive), "--port=0"]
     pictures = sorted(folder.rglob("*.jpg"))
     assert len(pictures) == 5 * 2  # of three seen and both unseen classes
     assert Image.open(pictures[0]).size == (32, 32)
     assert [command[0] for command in run()] == ["index", "serve"]
+
+
+def test_trained_codes_are_served_where_fitted_ones_bring_nothing(run, tmp_path):
+    assert run(adapt=demo.STAYED)[-1][1] == str(tmp_path / "home/archive-best")
 
 
 def test_photos_need_no_labels_and_are_fitted_to_once(run, tmp_path):

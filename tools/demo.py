@@ -1,23 +1,30 @@
 """A page to search with, in one command: `make demo` of synthetic creatures, `make demo DATA_ROOT=photos/` of yours.
 
-Creatures: a RAZH is trained on them, pictures of seen and unseen classes are drawn and indexed. Photos: codes are
-fitted to them alone, without labels, and they are indexed. Both are served then. What is there already is used again.
+Creatures: a RAZH is trained on them, pictures of seen and unseen classes are drawn, and codes are fitted to these and
+to the attributes of the unseen classes. Photos: codes are fitted to them alone, without labels. Both are indexed and
+served then. What is there already is used again.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from razh.datamodules.synthetic.data import SyntheticDataModule
 
 HOME = Path("runs/demo")
 SEEN, UNSEEN, EACH = 120, 20, 16  # classes and pictures that the network is trained with
 SHOWN, PICTURES, SIDE, SEED = 60, 10, 256, 1  # seen classes in the archive; pictures of each class, of other poses
 LEFT_OUT = 3  # status of a command that did its work, but for some images that cannot be read
+STAYED = 5  # status of `razh adapt` where the trial brought nothing
 
 
 def razh(*arguments: str | Path, allowed: Sequence[int] = (0,)) -> None:
@@ -35,8 +42,8 @@ def say(text: str) -> None:
 
 
 def creatures(home: Path) -> tuple[Path, Path]:
-    """Return a checkpoint that was trained on creatures, and a folder with pictures of them."""
-    run, folder = home / "run", home / "creatures"
+    """Return a checkpoint that was trained on creatures and fitted to pictures of them, and the folder of these."""
+    run, folder, checkpoint = home / "run", home / "creatures", home / "adapted.ckpt"
     if not (run / "metrics.json").is_file():
         say("training on synthetic creatures, once: two or three minutes on two cores")
         razh(
@@ -47,7 +54,28 @@ def creatures(home: Path) -> tuple[Path, Path]:
     if not folder.is_dir():
         say(f"drawing pictures of {SHOWN + UNSEEN} classes")
         draw(folder)
-    return run / "checkpoints/best.ckpt", folder
+    trained = run / "checkpoints/best.ckpt"
+    if not checkpoint.is_file():
+        say("fitting the codes to these pictures, of which no label is told, and to the unseen classes' attributes")
+        table = describe(home / "unseen.csv")
+        razh("adapt", trained, folder, f"--describe={table}", f"--out={checkpoint}", allowed=(0, STAYED))
+    return checkpoint if checkpoint.is_file() else trained, folder
+
+
+def world() -> SyntheticDataModule:
+    """Return the creatures that the network is trained with, and those that it is not."""
+    from razh.datamodules.synthetic.data import SyntheticDataModule
+
+    return SyntheticDataModule(seen_classes=SEEN, unseen_classes=UNSEEN, images_per_class=EACH)
+
+
+def describe(table: Path) -> Path:
+    """Write the attributes of the unseen classes to a table, and return its path."""
+    data = world()
+    rows = ([data.class_names[label], *data.class_attributes[label].tolist()] for label in range(SEEN, SEEN + UNSEEN))
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["class", *data.attribute_names], *rows])
+    return table
 
 
 def draw(folder: Path) -> None:
@@ -56,9 +84,8 @@ def draw(folder: Path) -> None:
     from PIL import Image
 
     from razh.datamodules.synthetic.creatures import render
-    from razh.datamodules.synthetic.data import SyntheticDataModule
 
-    data = SyntheticDataModule(seen_classes=SEEN, unseen_classes=UNSEEN, images_per_class=EACH)
+    data = world()
     part = folder.with_name(f"{folder.name}.part")
     for label in [*range(SHOWN), *range(SEEN, SEEN + UNSEEN)]:
         where = part / data.class_names[label]
@@ -98,7 +125,7 @@ def main() -> None:
         key = hashlib.sha256(f"{whole}\t{options.backbone}".encode()).hexdigest()[:8]
         home = options.home / f"{Path(whole).name}-{key}"
         checkpoint, folder = photos(home, options.data_root, options)
-    archive = home / "archive"
+    archive = home / f"archive-{checkpoint.stem}"
     razh("index", folder, f"--checkpoint={checkpoint}", f"--out={archive}", "--prune", allowed=(0, LEFT_OUT))
     os.execv(sys.executable, [sys.executable, "-m", "razh", "serve", str(archive), *serving])
 
