@@ -126,6 +126,21 @@ def test_described_classes_that_were_found_are_known_to_searches(exported, run, 
     assert nearness[0] > max(nearness[1], 0.5)
 
 
+@pytest.mark.usefixtures("sure")
+def test_described_classes_that_were_not_found_are_not_known(run, collection, tmp_path, monkeypatch):
+    def first_lapses(anchors, *arguments):
+        centres, stays = all_stay(anchors, *arguments)
+        stays[anchors.seen] = False
+        return centres, stays
+
+    monkeypatch.setattr("razh.collection.code.fit_centres", first_lapses)
+    described = table(tmp_path / "new.csv", {"e": [0, 1, 1], "f": [0.5, 0, 0]})
+    assert adapt(run, collection, f"--describe={described}", out=tmp_path / "adapted.ckpt") == 0
+    facts = razh.load(tmp_path / "adapted.ckpt", device="cpu").network.classes()
+    assert (facts.names, facts.looked_at) == (["a", "b", "c", "d", "f"], [0, 1, 2, 4])
+    assert facts.attributes[4].tolist() == [0.5, 0, 0]
+
+
 def all_stay(*arguments):
     centres, stays = fit_centres(*arguments)
     return centres, torch.ones_like(stays)

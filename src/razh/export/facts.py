@@ -63,10 +63,13 @@ class ClassFacts(NamedTuple):
         strengths, code = method.class_attributes.cpu().float().numpy(), method.collection
         if code is None:
             return cls(strengths, method.train_classes.tolist(), loaded.class_logits, names)
-        described = loaded.info.get("collection", {}).get("described", ())
-        names += [name for name in described if name not in names]  # ids go on from those of the others
         known = code.classes >= 0
         ids, centres = code.classes[known].tolist(), code.of_directions(code.centres[known]).cpu().numpy()
+        described = [name for name in loaded.info.get("collection", {}).get("described", ()) if name not in names]
+        # The ids of described classes that only the table names go on from the others'; some may not have been found.
+        first, found = len(names), sorted(label for label in ids if label >= len(names))
+        names += [described[label - first] for label in found]
+        ids = [label if label < first else first + found.index(label) for label in ids]
         if len(code.attributes):
             new = len(names) - len(strengths)
             strengths = np.concatenate([strengths, np.zeros((new, strengths.shape[1]), np.float32)])
