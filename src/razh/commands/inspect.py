@@ -82,7 +82,7 @@ def describe(path: Path) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         few = ", ".join(str(item) for item in value[:6])
-        return f"{len(value)}: {few}" + (", …" if len(value) > 6 else "")
+        return f"{len(value)}: {few}{', …' if len(value) > 6 else ''}" if value else "0"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
     if isinstance(value, float):
