@@ -26,6 +26,7 @@ class Annotations:
         class_ids: C ids of the classes in the complete data set; 0 … C − 1 unless classes were cut away.
         signatures: n strings that change with an image's content; empty where images are not files.
         notes: What a reader of figures must know, in one line; empty if nothing was left out.
+        attribute_limits: (2, M) float32, what is 0 and what is 1 in the user's own table; None: 0 and 1.
 
     Raises:
         ValueError: The parts do not fit together.
@@ -40,6 +41,7 @@ class Annotations:
     class_ids: tuple[int, ...] = ()
     signatures: tuple[str, ...] = ()
     notes: str = ""
+    attribute_limits: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_ids", self.class_ids or tuple(range(len(self.class_names))))

@@ -82,6 +82,7 @@ class FolderDataModule(ZeroShotDataModule):
             attribute_names=found.table.attributes,
             class_attributes=((values - lowest) / (highest - lowest)).astype(np.float32),
             image_paths=tuple(path for _, path in listed),
+            attribute_limits=np.stack([lowest, highest]).astype(np.float32),
         )
 
     @property

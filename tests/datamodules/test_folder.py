@@ -1,5 +1,6 @@
 import shutil
 
+import numpy as np
 import pytest
 
 from razh.datamodules.folder import FolderDataModule
@@ -109,9 +110,10 @@ def test_values_beyond_one_are_scaled(root):
     (root / "attributes.csv").write_text(
         "class,a,b\n" + "".join(f"kind {c},{c * 10},{c / 10 - 0.1}\n" for c in range(5))
     )
-    values = folder(root).class_attributes
-    assert values[:, 0].tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-    assert values[0, 1] == 0
+    data = folder(root)
+    assert data.class_attributes[:, 0].tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert data.class_attributes[0, 1] == 0
+    np.testing.assert_allclose(data.annotations.attribute_limits, [[0, -0.1], [40, 1]], rtol=1e-6)
 
 
 def test_class_without_folder(root):

@@ -20,7 +20,7 @@ _EPILOG = """\
 The codes of a checkpoint are fitted to the images that are to be searched: no label of them is needed. Its training
 images, found by the configuration of the run that it lies in, are the seen classes; classes that may occur and have no
 training image can be described by their attributes (--describe), in a table `class,attribute,…` with the attributes
-that the checkpoint was trained with, values from 0 to 1. Free clusters stand for what is neither.
+that the checkpoint was trained with, in the same units. Free clusters stand for what is neither.
 
 Without a checkpoint, --backbone=NAME takes a pretrained network as it is: no training set, no label, no attribute.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from razh.collection.code import Fitted, Known, fit_collection
 from razh.collection.judge import FEWEST_IMAGES, Verdict, trial
@@ -112,7 +113,9 @@ def adapt(
     content, loaded = start.read()
     method = loaded.method
     trained = [loaded.info["class_names"][at] for at in method.train_classes.tolist()]
-    new = read_described(described, loaded.info, trained) if described else None
+    data = None if start.checkpoint is None else adapted.data_of(start.checkpoint, loaded.info)
+    limits = None if data is None else data.annotations.attribute_limits
+    new = read_described(described, loaded.info, trained, limits) if described else None
     method.to(device_named(device))
     pictures, problems = pictures_of(source, method.backbone.image_size, how.max_megapixels, how.workers)
     if len(pictures.signatures) < FEWEST_IMAGES:
@@ -120,7 +123,6 @@ def adapt(
             f"the collection has {counted(len(pictures.signatures), 'different image')} that can be read; codes cannot "
             f"be fitted to fewer than {FEWEST_IMAGES}: give more, or keep the codes as they are"
         )
-    data = None if start.checkpoint is None else adapted.data_of(start.checkpoint, loaded.info)
     if new is not None and data is None:
         raise ValueError(
             f"--describe={described} needs the training images, from which descriptions become directions; "
@@ -141,18 +143,24 @@ def adapt(
     return Adapted(fitted, verdict, problems, len(labelled))
 
 
-def read_described(path: Path, info: dict[str, Any], trained: Sequence[str] = ()) -> tuple[list[str], torch.Tensor]:
+def read_described(
+    path: Path, info: dict[str, Any], trained: Sequence[str] = (), limits: NDArray[np.float32] | None = None
+) -> tuple[list[str], torch.Tensor]:
     """Return names and attributes (U, M) of the described classes, in the order of the checkpoint's attributes.
+
+    They are in the units of the table that was trained with. What has more of an attribute than all classes there, or
+    less, counts as they do.
 
     Args:
         path: of a table `class,attribute,…`.
         info: of the checkpoint, which names its attributes.
         trained: classes that it was trained on: they are known by their images, and left out.
+        limits: (2, M) what is 0 and what is 1 in the table that was trained with; None: 0 and 1.
 
     Raises:
         FileNotFoundError: no such table.
-        ValueError: it is damaged, names an attribute that the checkpoint does not have or lacks one, has values out of
-            0 to 1, or describes nothing.
+        ValueError: it is damaged, names an attribute that the checkpoint does not have or lacks one, has values in
+            other units, or describes nothing.
     """
     classes, attributes, values = read_class_table(path)
     wanted = [str(name) for name in info["attribute_names"]]
@@ -167,15 +175,20 @@ def read_described(path: Path, info: dict[str, Any], trained: Sequence[str] = ()
             f"--describe={path} lacks {counted(len(missing), 'attribute')} of the checkpoint's {len(wanted)}, "
             f"{missing[0]!r}; add a column for each"
         )
-    if not (values.min() >= 0 and values.max() <= 1):
-        raise ValueError(
-            f"--describe={path} has values from {values.min():g} to {values.max():g}; they must be in 0 to 1"
-        )
     new = [row for row, name in enumerate(classes) if name not in set(trained)]
     if not new:
         raise ValueError(f"--describe={path} describes training classes alone, which are known; add others to it")
-    order = [attributes.index(name) for name in wanted]
-    return [classes[row] for row in new], torch.from_numpy(values[new][:, order]).float()
+    values = values[:, [attributes.index(name) for name in wanted]]
+    lowest, highest = np.array([[0.0], [1.0]]) if limits is None else limits
+    large, shares = highest > 1, values.max() <= 1
+    # Shares where the other table is in per cent, or the other way round; a column of counts among shares is neither.
+    if (large.mean() > 0.5 and shares) or (not large.any() and not (shares and values.min() >= lowest.min())):
+        raise ValueError(
+            f"--describe={path} has values from {values.min():g} to {values.max():g}, the table that was trained with "
+            f"has {lowest.min():g} to {highest.max():g}; write them alike"
+        )
+    scaled = np.clip((values[new] - lowest) / (highest - lowest), 0, 1)
+    return [classes[row] for row in new], torch.from_numpy(scaled).float()
 
 
 def _known(

@@ -125,7 +125,7 @@ class Model:
         Args:
             images: folders or files.
             out: checkpoint to write.
-            described: table `class,attribute,…` of classes that may occur, in values from 0 to 1.
+            described: table `class,attribute,…` of classes that may occur, in the units that were trained with.
             seed: of clusters and rotation.
 
         Raises:
