@@ -13,7 +13,7 @@ from razh.cli.main import main
 from razh.collection.clusters import fit_centres
 from razh.collection.code import fit_collection
 from razh.index import describing
-from razh.index.adapting import read_described
+from razh.index.adapting import in_units
 from razh.index.describing import asked, known_classes
 from razh.retrieval.packing import unpack
 from razh.run import checkpoint
@@ -249,19 +249,21 @@ def test_descriptions_that_do_not_fit_are_refused_before_anything_is_computed(
     assert "--describe" in error
 
 
-def test_descriptions_are_in_the_units_of_the_table_that_was_trained_with(tmp_path):
-    info = {"attribute_names": ["x", "y", "z"]}
+def test_descriptions_are_in_the_units_of_the_table_that_was_trained_with():
     limits = np.array([[0, -10, 0], [80, 10, 1]], np.float32)
-    path = table(tmp_path / "new.csv", {"a": [0, 0, 0], "e": [40, 0, 1], "f": [95, -20, 0.5]})
-    names, values = read_described(path, info, ["a"], limits)
-    assert (names, values.tolist()) == (["e", "f"], [[0.5, 0.5, 1], [1, 0, 0.5]])  # what is beyond counts as the limit
-    shares = table(tmp_path / "shares.csv", {"e": [0.4, 0, 1]})
+    values = np.array([[40, 0, 1], [95, -20, 0.5]], np.float32)
+    assert in_units("t", values, limits).tolist() == [[0.5, 0.5, 1], [1, 0, 0.5]]  # what is beyond counts as the limit
+    shares = np.array([[0.4, 0, 1]], np.float32)
     with pytest.raises(
-        ValueError, match="has values from 0 to 1, the table that was trained with has -10 to 80; write"
+        ValueError, match="t has values from 0 to 1, the table that was trained with has -10 to 80; wri"
     ):
-        read_described(shares, info, limits=limits)
+        in_units("t", shares, limits)
+    with pytest.raises(
+        ValueError, match="has values from -20 to 95, the table that was trained with has 0 to 1; write"
+    ):
+        in_units("t", values, None)
     counts = np.array([[0, 0, 0], [4, 1, 1]], np.float32)  # a fish among dogs
-    assert read_described(shares, info, limits=counts)[1].tolist() == [[pytest.approx(0.1), 0, 1]]
+    assert in_units("t", shares, counts).tolist() == [[pytest.approx(0.1), 0, 1]]
 
 
 def test_a_class_that_is_named_twice_is_refused(run, collection, tmp_path, capsys):

@@ -27,7 +27,7 @@ from razh.run.checkpoint import Loaded
 from razh.support.files import digest_of
 from razh.support.terminal import counted, did_you_mean
 
-__all__ = ["Adapted", "Start", "adapt", "read_described"]
+__all__ = ["Adapted", "Start", "adapt", "in_units", "read_described"]
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,21 @@ def adapt(
     content, loaded = start.read()
     method = loaded.method
     trained = [loaded.info["class_names"][at] for at in method.train_classes.tolist()]
+    table, new = read_described(described, loaded.info, trained) if described else None, None
     data = None if start.checkpoint is None else adapted.data_of(start.checkpoint, loaded.info)
-    limits = None if data is None else data.annotations.attribute_limits
-    new = read_described(described, loaded.info, trained, limits) if described else None
+    if table is not None:
+        if data is None:
+            raise ValueError(
+                f"--describe={described} needs the training images, from which descriptions become directions; "
+                "adapt the checkpoint where its run and data are, or leave --describe out"
+            )
+        new = table[0], in_units(f"--describe={described}", table[1], data.annotations.attribute_limits)
     method.to(device_named(device))
     pictures, problems = pictures_of(source, method.backbone.image_size, how.max_megapixels, how.workers)
     if len(pictures.signatures) < FEWEST_IMAGES:
         raise ValueError(
             f"the collection has {counted(len(pictures.signatures), 'different image')} that can be read; codes cannot "
             f"be fitted to fewer than {FEWEST_IMAGES}: give more, or keep the codes as they are"
-        )
-    if new is not None and data is None:
-        raise ValueError(
-            f"--describe={described} needs the training images, from which descriptions become directions; "
-            "adapt the checkpoint where its run and data are, or leave --describe out"
         )
     origin = "" if start.checkpoint is None else digest_of(start.checkpoint)
     nothing = np.zeros(0, dtype=np.int64)
@@ -144,23 +145,19 @@ def adapt(
 
 
 def read_described(
-    path: Path, info: dict[str, Any], trained: Sequence[str] = (), limits: NDArray[np.float32] | None = None
-) -> tuple[list[str], torch.Tensor]:
+    path: Path, info: dict[str, Any], trained: Sequence[str] = ()
+) -> tuple[list[str], NDArray[np.float32]]:
     """Return names and attributes (U, M) of the described classes, in the order of the checkpoint's attributes.
-
-    They are in the units of the table that was trained with. What has more of an attribute than all classes there, or
-    less, counts as they do.
 
     Args:
         path: of a table `class,attribute,…`.
         info: of the checkpoint, which names its attributes.
         trained: classes that it was trained on: they are known by their images, and left out.
-        limits: (2, M) what is 0 and what is 1 in the table that was trained with; None: 0 and 1.
 
     Raises:
         FileNotFoundError: no such table.
-        ValueError: it is damaged, names an attribute that the checkpoint does not have or lacks one, has values in
-            other units, or describes nothing.
+        ValueError: it is damaged, names an attribute that the checkpoint does not have or lacks one, or describes
+            nothing.
     """
     classes, attributes, values = read_class_table(path)
     wanted = [str(name) for name in info["attribute_names"]]
@@ -178,17 +175,31 @@ def read_described(
     new = [row for row, name in enumerate(classes) if name not in set(trained)]
     if not new:
         raise ValueError(f"--describe={path} describes training classes alone, which are known; add others to it")
-    values = values[:, [attributes.index(name) for name in wanted]]
+    return [classes[row] for row in new], values[new][:, [attributes.index(name) for name in wanted]]
+
+
+def in_units(table: str, values: NDArray[np.float32], limits: NDArray[np.float32] | None) -> torch.Tensor:
+    """Return attributes (U, M) as numbers from 0 to 1.
+
+    What has more of an attribute than all classes of the table that was trained with, or less, counts as they do.
+
+    Args:
+        table: its name, for errors.
+        values: (U, M) in the units of the table that was trained with.
+        limits: (2, M) what is 0 and what is 1 there; None: 0 and 1.
+
+    Raises:
+        ValueError: they are in other units.
+    """
     lowest, highest = np.array([[0.0], [1.0]]) if limits is None else limits
     large, shares = highest > 1, values.max() <= 1
     # Shares where the other table is in per cent, or the other way round; a column of counts among shares is neither.
     if (large.mean() > 0.5 and shares) or (not large.any() and not (shares and values.min() >= lowest.min())):
         raise ValueError(
-            f"--describe={path} has values from {values.min():g} to {values.max():g}, the table that was trained with "
-            f"has {lowest.min():g} to {highest.max():g}; write them alike"
+            f"{table} has values from {values.min():g} to {values.max():g}, the table that was trained with has "
+            f"{lowest.min():g} to {highest.max():g}; write them alike"
         )
-    scaled = np.clip((values[new] - lowest) / (highest - lowest), 0, 1)
-    return [classes[row] for row in new], torch.from_numpy(scaled).float()
+    return torch.from_numpy(np.clip((values - lowest) / (highest - lowest), 0, 1)).float()
 
 
 def _known(
