@@ -162,7 +162,12 @@ def test_a_checkpoint_that_does_not_say_how_sharp_it_is_keeps_its_codes(run, col
     assert adapt(run, collection, out=tmp_path / "new.ckpt") == 0
     content = checkpoint.read(tmp_path / "new.ckpt")
     assert content["state_dict"].pop("collection.sharpness") == 20
+    assert torch.equal(
+        content["state_dict"].pop("collection.attributes"), content["state_dict"]["class_attributes"][:3]
+    )
     torch.save(content, tmp_path / "old.ckpt")
+    facts = razh.load(tmp_path / "old.ckpt", device="cpu").network.classes()
+    assert (facts.looked_at, facts.logits.shape, len(facts.attributes)) == ([0, 1, 2], (3, BITS), 4)
     new, old = (checkpoint.load(tmp_path / f"{name}.ckpt").method.collection for name in ("new", "old"))
     z = torch.nn.functional.normalize(torch.randn(4, new.centres.shape[1]), dim=1)
     assert torch.allclose(old.with_resemblance(z)[:, z.shape[1] :], (15 * z @ old.centres.T).softmax(dim=1).sqrt())

@@ -78,6 +78,11 @@ class CollectionCode(nn.Module):
         """Return hash logits (B, L) of z (B, D) of length 1; a class asked for by its centre is one."""
         return self.with_resemblance(z) @ self.weight.T + self.bias
 
+    def of_classes(self) -> tuple[list[int], Tensor]:
+        """Return the ids of the classes that have one (C,), and what their centres come to (C, L)."""
+        known = self.classes >= 0
+        return self.classes[known].tolist(), self.of_directions(self.centres[known]).cpu()
+
     def with_resemblance(self, z: Tensor) -> Tensor:
         """Return [z, sqrt softmax(s z·m)] (B, D + P) of z (B, D)."""
         logs = (self.sharpness * z @ self.centres.T).log_softmax(dim=1)

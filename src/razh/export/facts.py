@@ -63,8 +63,7 @@ class ClassFacts(NamedTuple):
         strengths, code = method.class_attributes.cpu().float().numpy(), method.collection
         if code is None:
             return cls(strengths, method.train_classes.tolist(), loaded.class_logits, names)
-        known = code.classes >= 0
-        ids, centres = code.classes[known].tolist(), code.of_directions(code.centres[known]).cpu().numpy()
+        ids, centres = code.of_classes()
         described = [name for name in loaded.info.get("collection", {}).get("described", ()) if name not in names]
         # The ids of described classes that only the table names go on from the others'; some may not have been found.
         first, found = len(names), sorted(label for label in ids if label >= len(names))
@@ -74,7 +73,7 @@ class ClassFacts(NamedTuple):
             new = len(names) - len(strengths)
             strengths = np.concatenate([strengths, np.zeros((new, strengths.shape[1]), np.float32)])
             strengths[ids] = code.attributes.cpu().numpy()
-        return cls(strengths, ids, centres, names)
+        return cls(strengths, ids, centres.numpy(), names)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""

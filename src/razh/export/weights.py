@@ -39,4 +39,6 @@ def load(path: Path, device: str = "cpu") -> Loaded:
         raise ValueError(f"{path} cannot be read ({reason}); export or fetch it again") from None
     check_content(info, state, path)
     loaded, known = build(info, state, path, device), facts.get("classes")
-    return loaded if known is None else replace(loaded, class_logits=ClassFacts.of_json(known).logits)
+    if known is None or loaded.method.collection is not None:
+        return loaded
+    return replace(loaded, class_logits=ClassFacts.of_json(known).logits)

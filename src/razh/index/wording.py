@@ -123,7 +123,8 @@ def understand(
 
 def _called(name: str) -> list[str]:
     """Return the stems of a class's name, in order, without the number that data sets put before it."""
-    stems = [stem for stem in _stems(name) if stem not in {_stem(word) for word in STOP}]
+    empty = {_stem(word) for word in STOP}
+    stems = [stem for stem in _stems(name) if stem not in empty]
     return [stem for stem in stems if not stem.isdigit()] or stems
 
 
@@ -160,7 +161,8 @@ def _attributes(stems: list[frozenset[str]], known: Sequence[_Attribute]) -> tup
             having = [place for place, one in enumerate(known) if stems[at] & one.value and len(said & one.of) >= least]
             having = [place for place in having if known[place].value <= said] or having
             agreeing = {place: len(said & (known[place].of | known[place].value)) for place in having}
-            chosen = [place for place in having if agreeing[place] == max(agreeing.values())]
+            most = max(agreeing.values(), default=0)
+            chosen = [place for place in having if agreeing[place] == most]
             if chosen:
                 used.add(at)
             for place in chosen:

@@ -170,7 +170,7 @@ def _found_there(method: HashingMethod, classes: np.ndarray) -> dict[int, Tensor
     code = method.collection
     if code is None:
         return {}
-    logits, ids = code.of_directions(code.centres).cpu(), code.classes.tolist()
+    ids, logits = code.of_classes()
     return {at: logits[ids.index(label)] for at, label in enumerate(classes.tolist()) if label in ids}
 
 

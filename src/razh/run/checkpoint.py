@@ -112,6 +112,8 @@ def load(path: Path, device: str = "cpu") -> Loaded:
     """
     content = read(path)
     loaded = build(content["razh"], content["state_dict"], path, device)
+    if loaded.method.collection is not None:
+        return loaded
     return replace(loaded, class_logits=_kept_logits(path, loaded.method))
 
 
